@@ -1,0 +1,62 @@
+# The jobs of a developer and of CI. `make` alone lists them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench fuzz lint fmt deny advisories install-tools
+
+# The tools that scripts/setup installs, and the servers that Debian keeps in sbin.
+export PATH := $(CURDIR)/target/venv/bin:$(PATH):/usr/sbin:/sbin
+
+# CI builds what Cargo.lock says; a developer who adds a dependency gets it written there.
+LOCKED := $(if $(CI),--locked)
+# Seconds that `make fuzz` gives each target.
+SECONDS_EACH ?= 20
+
+help: ## List these jobs
+	@if [ -t 1 ] && [ -z "$${NO_COLOR:-}" ]; then name=$$'\e[36m' bold=$$'\e[1m' off=$$'\e[0m'; else name= bold= off=; fi; \
+	echo "$${bold}Weft$${off}: make JOB"; \
+	awk -v n="$$name" -v o="$$off" -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %s%-14s%s %s\n", n, $$1, o, $$2}' Makefile
+
+demo: ## Real programs behind the proxy under load, one killed and all replaced (ARGS=...)
+	@scripts/setup demo
+	cargo build --release $(LOCKED) -p weft-proxy
+	cargo run --release $(LOCKED) -p weft-cli --bin weft -- demo $(ARGS)
+
+test: ## Install what the tests need, then run every test (ARGS=... for cargo test)
+	@scripts/setup test
+	cargo build --workspace $(LOCKED) --bins
+	cargo test --workspace $(LOCKED) $(ARGS)
+
+bench: ## The cost of a hop beside nginx, HAProxy and Envoy (CASES=a,b SUBJECTS=a,b)
+	@scripts/setup bench
+	cargo build --release $(LOCKED) -p weft-proxy
+	cargo run --release $(LOCKED) -p weft-benches --bin hop -- --install $(if $(CASES),--cases $(CASES)) $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(ARGS)
+
+fuzz: ## Run each fuzz target for SECONDS_EACH (20)
+	@scripts/setup fuzz
+	@# The sanitizers are unstable flags: a nightly has them, and so has the pinned compiler when asked.
+	@if cargo +nightly --version >/dev/null 2>&1; then export RUSTUP_TOOLCHAIN=nightly; else export RUSTC_BOOTSTRAP=1; fi; \
+	for target in $$(cargo fuzz list); do \
+	    echo "== fuzz $$target, $(SECONDS_EACH) s"; \
+	    cargo fuzz run $$target -- -max_total_time=$(SECONDS_EACH) -verbosity=0 -print_final_stats=1; \
+	done
+
+lint: ## rustfmt and clippy, warnings denied
+	@scripts/setup lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets $(LOCKED) -- -D warnings
+
+fmt: ## Format the code
+	cargo fmt --all
+
+deny: ## Licences, duplicates, the one crypto provider and sources of our dependencies
+	@scripts/setup lint
+	cargo deny $(LOCKED) check licenses bans sources
+
+advisories: ## Known vulnerabilities in our dependencies (fetches the RustSec database: needs the open network)
+	@scripts/setup lint
+	cargo deny $(LOCKED) check advisories
+
+install-tools: ## Install what every other job needs, so that none of them waits for it later
+	@for job in lint test demo bench fuzz; do scripts/setup $$job; done

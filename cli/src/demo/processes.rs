@@ -1,0 +1,152 @@
+//! The processes that the demo starts: in one group with the [guard](crate::guard),
+//! so that none of them outlives it, each with a log file of its own.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+use tokio::process::Child;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long a program may take to end on SIGTERM before it is killed.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a process that is not our child is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The group of the demo's processes. Dropping it kills them all.
+#[derive(Debug)]
+pub struct Group {
+    leader: Pid,
+    /// Its standard input is the pipe whose end tells the guard that we are gone.
+    guard: std::process::Child,
+}
+
+impl Group {
+    pub fn new() -> Result<Self> {
+        // A proxy that replaced itself becomes our child when its parent ends, to be waited for.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .context("becoming the parent of orphaned processes")?;
+        let program = std::env::current_exe().context("finding this program's own file")?;
+        let guard = Command::new(program)
+            .arg("guard")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the guard that ends the demo's programs")?;
+        Ok(Self {
+            leader: pid_of(guard.id())?,
+            guard,
+        })
+    }
+
+    /// Starts a program, what it says going to `log`.
+    pub fn start(&self, mut command: Command, log: &Path) -> Result<Child> {
+        let output = File::options().append(true).create(true).open(log);
+        let output = output.with_context(|| format!("creating {}", log.display()))?;
+        command
+            .process_group(self.leader.as_raw_nonzero().get())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let name = command.get_program().to_owned();
+        let mut command = tokio::process::Command::from(command);
+        let child = command.kill_on_drop(true).spawn();
+        child.with_context(|| format!("starting {}", name.display()))
+    }
+
+    /// The group's processes of this name.
+    pub fn named(&self, name: &str) -> Vec<u32> {
+        let group = self.leader.as_raw_nonzero().get();
+        let Ok(folder) = fs::read_dir("/proc") else {
+            return Vec::new();
+        };
+        let pids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let ours = |pid: &u32| stat(*pid).is_some_and(|stat| stat.group == group && stat.is(name));
+        pids.filter(ours).collect()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // An error: the guard, and so the group, has ended already.
+        let _ended = kill_process_group(self.leader, Signal::KILL);
+        // Reaped, so that its pid cannot be another process' before we forget it.
+        let _ended = self.guard.wait();
+    }
+}
+
+/// What the kernel says of a process that has not ended.
+struct Stat {
+    name: String,
+    group: i32,
+}
+
+impl Stat {
+    /// The kernel keeps 15 bytes of a name.
+    fn is(&self, name: &str) -> bool {
+        self.name == name.get(..15).unwrap_or(name)
+    }
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in parentheses and may hold anything.
+    let (front, fields) = text.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    let state = fields.next()?;
+    let ended = matches!(state, "Z" | "X");
+    (!ended).then_some(Stat {
+        name: front.split_once('(')?.1.to_owned(),
+        group: fields.nth(1)?.parse().ok()?,
+    })
+}
+
+pub fn signal(pid: u32, signal: Signal) -> Result<()> {
+    kill_process(pid_of(pid)?, signal).with_context(|| format!("signalling process {pid}"))
+}
+
+fn pid_of(pid: u32) -> Result<Pid> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    raw.ok_or_else(|| anyhow!("{pid} is no process id"))
+}
+
+/// Asks a child to end, and kills it if it does not.
+pub async fn end(child: &mut Child) -> Result<()> {
+    if let Some(pid) = child.id() {
+        signal(pid, Signal::TERM)?;
+        if timeout(END_TIMEOUT, child.wait()).await.is_err() {
+            child.kill().await?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for a process that became our child when its parent ended.
+pub async fn end_adopted(pid: u32) -> Result<()> {
+    // An error: it has ended.
+    if signal(pid, Signal::TERM).is_ok() && !ended_within(pid, END_TIMEOUT).await {
+        signal(pid, Signal::KILL)?;
+        ended_within(pid, END_TIMEOUT).await;
+    }
+    Ok(())
+}
+
+/// Whether the process ends within this time.
+pub async fn ended_within(pid: u32, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if stat(pid).is_none() {
+            // Not our child: its parent waits for it.
+            let _reaped = pid_of(pid).map(|pid| waitpid(Some(pid), WaitOptions::NOHANG));
+            return true;
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+    false
+}

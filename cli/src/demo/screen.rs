@@ -1,0 +1,292 @@
+//! The demo as a person sees it: a table that is redrawn in place on a
+//! terminal, plain lines in a pipe. `render` is pure.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use super::board::{BackendRow, Board, Event, Life, State, Tone};
+
+/// Rows beside the events: head, tables, totals, and the line after them.
+const EVENTS_MIN: usize = 4;
+/// A backend that is gone stays in the table for this long.
+const GONE_SHOWN: Duration = Duration::from_secs(3);
+
+const BOLD: &str = "1";
+const DIM: &str = "2";
+const RED: &str = "31";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const CYAN: &str = "36";
+
+/// What does not change while the demo runs.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub url: String,
+    pub length: Duration,
+    pub color: bool,
+    pub width: usize,
+    pub height: usize,
+}
+
+/// Where it is shown.
+#[derive(Debug)]
+pub enum Screen {
+    /// Redrawn in place; the number of lines drawn last.
+    Terminal { frame: Frame, drawn: usize },
+    /// One line a second, and each event as it happens.
+    Lines { told: usize, second: u64, stderr: bool },
+}
+
+impl Screen {
+    /// Shows what is new. A closed pipe is no reason to end.
+    pub fn draw(&mut self, board: &Board) {
+        let _closed = match self {
+            Self::Terminal { frame, drawn } => {
+                if let Some((width, height)) = terminal_size::terminal_size() {
+                    (frame.width, frame.height) = (width.0.into(), height.0.into());
+                }
+                redraw(frame, drawn, board)
+            }
+            Self::Lines { told, second, stderr } => {
+                let lines = new_lines(told, second, board);
+                let text = lines.into_iter().map(|line| line + "\n").collect::<String>();
+                match stderr {
+                    true => io::stderr().write_all(text.as_bytes()),
+                    false => io::stdout().write_all(text.as_bytes()),
+                }
+            }
+        };
+    }
+
+    /// Before the first and after the last drawing.
+    pub fn show_cursor(&self, shown: bool) {
+        if matches!(self, Self::Terminal { .. }) {
+            let mut out = io::stdout();
+            let _closed = write!(out, "\x1b[?25{}", if shown { 'h' } else { 'l' });
+            let _closed = out.flush();
+        }
+    }
+}
+
+fn redraw(frame: &Frame, drawn: &mut usize, board: &Board) -> io::Result<()> {
+    let lines = render(frame, &board.state(), board.now());
+    // Between the two marks a terminal shows nothing half drawn.
+    let mut text = String::from("\x1b[?2026h");
+    if *drawn > 0 {
+        text.push_str(&format!("\x1b[{drawn}A"));
+    }
+    text.push_str("\r\x1b[J");
+    lines.iter().for_each(|line| text.push_str(&format!("{line}\r\n")));
+    text.push_str("\x1b[?2026l");
+    *drawn = lines.len();
+    let mut out = io::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+fn new_lines(told: &mut usize, second: &mut u64, board: &Board) -> Vec<String> {
+    let (state, now) = (board.state(), board.now());
+    let events = state.events.get(*told..).unwrap_or_default();
+    let mut lines: Vec<String> = events.iter().map(|event| format!("{}  {}", clock(event.at), event.text)).collect();
+    *told = state.events.len();
+    if now.as_secs() > *second && !state.lanes.is_empty() {
+        *second = now.as_secs();
+        let serving = state.backends.iter().filter(|row| shown(row, now));
+        let rates = serving.map(|row| {
+            let success = row.window.success(now).map_or(String::new(), |success| format!(" {:.0}%", success * 100.0));
+            format!("{} {:.0}/s{success}", row.name, row.window.rate(now))
+        });
+        let rates = rates.collect::<Vec<_>>().join(", ");
+        lines.push(format!("{}  sent {}, lost {}; {rates}", clock(now), state.sent(), state.lost()));
+    }
+    lines
+}
+
+/// The screen's lines, none wider than the frame, all together not higher.
+pub fn render(frame: &Frame, state: &State, now: Duration) -> Vec<String> {
+    let paint = Paint { color: frame.color, width: frame.width.saturating_sub(1) };
+    let mut lines = vec![
+        paint.line(&[
+            (BOLD, "Weft demo".to_owned()),
+            (DIM, format!("  {} of {}  ", clock(now), clock(frame.length))),
+            ("", format!("weft-proxy pid {}, {:.1} MiB, {}", state.proxy.pid, mib(state.proxy.resident_bytes), frame.url)),
+        ]),
+        String::new(),
+    ];
+    let header = format!("{:<18}{:<13}{:<8}{:>9}{:>10}{:>10}{:>10}  {}", "BACKEND", "PROGRAM", "PORT", "RATE", "SUCCESS", "P50", "P99", "ROTATION");
+    lines.push(paint.line(&[(DIM, header)]));
+    lines.extend(state.backends.iter().filter(|row| shown(row, now)).map(|row| backend(&paint, row, now)));
+    lines.push(String::new());
+    let header = format!("{:<32}{:>7}{:>9}{:>10}{:>10}{:>10}  {}", "CLIENT", "SENT", "RATE", "SUCCESS", "P50", "P99", "LOST");
+    lines.push(paint.line(&[(DIM, header)]));
+    for lane in &state.lanes {
+        let (rate, success) = (lane.window.rate(now), lane.window.success(now));
+        let cells = format!("{:<32}{:>7}{:>7.0}/s", lane.name, lane.sent, rate);
+        lines.push(paint.line(&[
+            ("", cells),
+            success_cell(success),
+            ("", latencies(&lane.window, now)),
+            lost_cell(lane.lost),
+        ]));
+    }
+    lines.push(paint.line(&[
+        (BOLD, format!("{:<32}{:>7}{:>7.0}/s", "ALL", state.sent(), state.lanes.iter().map(|lane| lane.window.rate(now)).sum::<f64>())),
+        (DIM, format!("{:>30}", format!("retried by the proxy: {}", state.proxy.retries))),
+        lost_cell(state.lost()),
+    ]));
+    lines.push(String::new());
+    let room = frame.height.saturating_sub(lines.len() + 1).max(EVENTS_MIN);
+    let first = state.events.len().saturating_sub(room);
+    lines.extend(state.events.iter().skip(first).map(|event| event_line(&paint, event)));
+    lines
+}
+
+fn backend(paint: &Paint, row: &BackendRow, now: Duration) -> String {
+    let (tone, rotation) = match (row.life, row.in_rotation) {
+        (Life::Starting, _) => (YELLOW, "starting"),
+        (Life::Killed, _) => (RED, "out: killed"),
+        (Life::Leaving, _) => (YELLOW, "out: draining"),
+        (Life::Gone, _) => (DIM, "out: replaced"),
+        (Life::Serving, Some(false)) => (RED, "out: unhealthy"),
+        (Life::Serving, Some(true)) => (GREEN, "in"),
+        (Life::Serving, None) => (YELLOW, "not yet"),
+    };
+    let dim = if matches!(row.life, Life::Killed | Life::Gone) { DIM } else { "" };
+    paint.line(&[
+        (dim, format!("{:<18}{:<13}{:<8}{:>7.0}/s", row.name, row.program, row.address.port(), row.window.rate(now))),
+        success_cell(row.window.success(now)),
+        (dim, latencies(&row.window, now)),
+        (tone, format!("  {rotation}")),
+    ])
+}
+
+fn shown(row: &BackendRow, now: Duration) -> bool {
+    row.life != Life::Gone || row.ended.is_some_and(|ended| now.saturating_sub(ended) < GONE_SHOWN)
+}
+
+fn success_cell(success: Option<f64>) -> (&'static str, String) {
+    match success {
+        None => (DIM, format!("{:>10}", "-")),
+        // Rounding must not make a whole of what is not.
+        Some(success) if success < 1.0 => (RED, format!("{:>9.2}%", (success * 100.0).min(99.99))),
+        Some(_) => (GREEN, format!("{:>10}", "100%")),
+    }
+}
+
+fn lost_cell(lost: u64) -> (&'static str, String) {
+    (if lost == 0 { GREEN } else { RED }, format!("  {lost}"))
+}
+
+fn latencies(window: &super::window::Window, now: Duration) -> String {
+    let cell = |share| window.quantile(now, share).map_or("-".to_owned(), millis);
+    format!("{:>10}{:>10}", cell(0.5), cell(0.99))
+}
+
+fn event_line(paint: &Paint, event: &Event) -> String {
+    let tone = match event.tone {
+        Tone::Plain => "",
+        Tone::Good => GREEN,
+        Tone::Bad => RED,
+    };
+    paint.line(&[(CYAN, clock(event.at)), (tone, format!("  {}", event.text))])
+}
+
+pub fn millis(latency: Duration) -> String {
+    format!("{:.1} ms", latency.as_secs_f64() * 1000.0)
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1 << 20) as f64
+}
+
+/// Minutes, seconds and tenths.
+pub fn clock(at: Duration) -> String {
+    let tenths = at.as_millis() / 100;
+    format!("{:02}:{:02}.{}", tenths / 600, tenths / 10 % 60, tenths % 10)
+}
+
+struct Paint {
+    color: bool,
+    width: usize,
+}
+
+impl Paint {
+    /// One line of pieces with their colours, cut at the width.
+    fn line(&self, pieces: &[(&str, String)]) -> String {
+        let mut room = self.width;
+        let mut line = String::new();
+        for (tone, text) in pieces {
+            let text: String = text.chars().take(room).collect();
+            room -= text.chars().count();
+            if self.color && !tone.is_empty() && !text.is_empty() {
+                line.push_str(&format!("\x1b[{tone}m{text}\x1b[0m"));
+            } else {
+                line.push_str(&text);
+            }
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(color: bool, width: usize) -> Frame {
+        Frame {
+            url: "http://127.0.0.1:18080".to_owned(),
+            length: Duration::from_secs(40),
+            color,
+            width,
+            height: 24,
+        }
+    }
+
+    fn state() -> State {
+        let mut state = State::default();
+        state.backends.push(BackendRow {
+            name: "catalogue-1".to_owned(),
+            program: "nginx",
+            address: "127.0.0.1:18082".parse().unwrap(),
+            pid: 7,
+            life: Life::Serving,
+            ended: None,
+            in_rotation: Some(true),
+            served: 0,
+            window: Default::default(),
+        });
+        for second in 0..40 {
+            let at = Duration::from_secs(second);
+            state.events.push(Event { at, tone: Tone::Good, text: "something ".repeat(30) });
+        }
+        state
+    }
+
+    #[test]
+    fn it_fits() {
+        for width in [1, 40, 80, 200] {
+            let lines = render(&frame(false, width), &state(), Duration::from_secs(40));
+            assert!(lines.len() < 24, "{}", lines.len());
+            assert!(lines.iter().all(|line| line.chars().count() < width), "{lines:#?}");
+        }
+    }
+
+    #[test]
+    fn without_colour_there_is_no_escape() {
+        let plain = render(&frame(false, 100), &state(), Duration::from_secs(1)).concat();
+        assert!(!plain.contains('\x1b'), "{plain}");
+        let painted = render(&frame(true, 100), &state(), Duration::from_secs(1)).concat();
+        assert!(painted.contains("\x1b[32m  in\x1b[0m"), "{painted}");
+    }
+
+    #[test]
+    fn nearly_all_is_not_all() {
+        assert_eq!(success_cell(Some(0.99999)).1.trim(), "99.99%");
+        assert_eq!(success_cell(Some(1.0)).1.trim(), "100%");
+    }
+
+    #[test]
+    fn the_clock() {
+        assert_eq!(clock(Duration::from_millis(61_250)), "01:01.2");
+    }
+}

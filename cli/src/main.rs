@@ -1,0 +1,45 @@
+//! `weft`: the command line. Owns reading the arguments; each subcommand is a
+//! module of its own and says how the process ends.
+#![deny(unsafe_code)]
+
+mod demo;
+mod guard;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  weft demo                           real programs behind the proxy, for 40 seconds
+  weft demo --seconds 90 --rate 600   longer, and twice the load
+  weft demo -o json | tail -1         what was sent and lost, for a script";
+
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, about = "Weft, a service mesh and load balancer", after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Real programs behind the proxy under load, one killed and all replaced
+    Demo(demo::Arguments),
+    /// Ends the programs of a demo that was killed before it could
+    #[command(hide = true)]
+    Guard,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Guard => guard::run(),
+    };
+    result.unwrap_or_else(|error| {
+        // A closed standard error leaves nobody to tell.
+        let _told = writeln!(std::io::stderr(), "weft: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,86 @@
+//! `settings`: what concerns the whole process.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::at::{At, known, or_default};
+use crate::snapshot::{AccessLog, AccessLogFormat, Settings};
+use crate::wire;
+
+const ADMIN_PORT: u16 = 14020;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const DRAIN_QUIET: Duration = Duration::from_secs(1);
+const METRIC_LABEL_VALUES_MAX: u32 = 1000;
+/// More threads than any machine has cores is a typing error.
+const WORKERS_MAX: u32 = 1024;
+
+pub(super) fn compile(at: &At<'_>, settings: Option<&wire::Settings>) -> Option<Settings> {
+    let default = wire::Settings::default();
+    let settings = settings.unwrap_or(&default);
+
+    let workers = if settings.workers > WORKERS_MAX {
+        at.field("workers").error(format!(
+            "{} is more than {WORKERS_MAX}; 0 takes the CPU quota",
+            settings.workers
+        ));
+        None
+    } else {
+        Some(settings.workers as usize)
+    };
+    let admin = if settings.admin.is_empty() {
+        Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, ADMIN_PORT)))
+    } else {
+        at.field("admin").address(&settings.admin)
+    };
+    let access_log = access_log(&at.field("accessLog"), settings.access_log.as_ref());
+    let drain_at = at.field("drain");
+    let drain = settings.drain.clone().unwrap_or_default();
+    let drain_timeout = drain_at
+        .field("timeout")
+        .duration_or(&drain.timeout, DRAIN_TIMEOUT);
+    let drain_quiet = drain_at
+        .field("quiet")
+        .duration_or(&drain.quiet, DRAIN_QUIET);
+    if let (Some(timeout), Some(quiet)) = (drain_timeout, drain_quiet)
+        && quiet > timeout
+    {
+        drain_at
+            .field("quiet")
+            .error("must not be longer than drain.timeout (default 30s), which ends it");
+    }
+    Some(Settings {
+        workers: workers?,
+        admin: admin?,
+        access_log: access_log?,
+        drain_timeout: drain_timeout?,
+        drain_quiet: drain_quiet?,
+        zone: settings.zone.as_str().into(),
+        connections_max: settings.connections_max as usize,
+        metric_label_values_max: or_default(
+            settings.metric_label_values_max,
+            METRIC_LABEL_VALUES_MAX,
+        ) as usize,
+    })
+}
+
+fn access_log(at: &At<'_>, log: Option<&wire::AccessLog>) -> Option<AccessLog> {
+    let Some(log) = log else {
+        return Some(AccessLog {
+            format: AccessLogFormat::Off,
+            path: None,
+        });
+    };
+    let format = match known(&at.field("format"), log.format)? {
+        wire::access_log::Format::Off => AccessLogFormat::Off,
+        wire::access_log::Format::Json => AccessLogFormat::Json,
+        wire::access_log::Format::Text => AccessLogFormat::Text,
+    };
+    if format == AccessLogFormat::Off && !log.path.is_empty() {
+        at.field("path")
+            .error("has no effect while the format is off; set format to json or text");
+    }
+    Some(AccessLog {
+        format,
+        path: (!log.path.is_empty()).then(|| log.path.clone().into()),
+    })
+}

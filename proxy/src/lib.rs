@@ -1,0 +1,19 @@
+//! Weft's data plane: an L4/L7 proxy.
+//!
+//! `app` wires it; `outbound` is one connection's life; `net` touches sockets;
+//! `state` is what all workers share; `telemetry` tells; `logic` decides.
+
+pub mod drain;
+pub mod handover;
+pub mod health;
+pub mod logic;
+pub mod net;
+pub mod outbound;
+pub mod reload;
+pub mod resolve;
+pub mod sockets;
+pub mod state;
+pub mod sweep;
+pub mod telemetry;
+pub mod upkeep;
+pub mod worker;

@@ -1,0 +1,398 @@
+//! One try of a request on one endpoint: connect → send → wait for the head
+//! of the answer.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{HeaderMap, Method, Request, Uri, Version, header, uri};
+use tokio::time::Instant;
+use weft_config::filter::RequestParts;
+use weft_config::snapshot::Scheme;
+
+use super::Connection;
+use super::connect::{ConnectError, Dial, Upstream};
+use super::forward::{Forward, earliest, outcome_of};
+use crate::logic::balance::{EndpointState, InFlight, Outcome};
+use crate::logic::cause::Cause;
+use crate::logic::http1::{self, RequestLine};
+use crate::logic::limit::{Circuit, Permit};
+use crate::logic::retry::{self, Failure};
+use crate::net::http::exchange::{Transfer, TransferError};
+use crate::net::http::http2::Http2Stream;
+use crate::net::http::message::{BodyLength, ResponseHead, Side, StreamError};
+use crate::net::pool::{Key, PooledHttp1, SharedHttp2, StreamSlot};
+use crate::state::ServiceState;
+
+/// What keeps the upstream connection's place while it is used.
+#[derive(Debug)]
+enum Hold {
+    Http1 { key: Key, permit: Permit<Arc<Circuit>> },
+    Http2(StreamSlot),
+}
+
+/// An answer's head has come.
+#[derive(Debug)]
+pub struct Answered {
+    pub head: ResponseHead,
+    pub side: Side,
+    pub outcome: Outcome,
+    pub in_flight: InFlight,
+    hold: Hold,
+}
+
+impl Answered {
+    pub fn take_head(&mut self) -> ResponseHead {
+        ResponseHead {
+            status: self.head.status,
+            headers: std::mem::take(&mut self.head.headers),
+            length: self.head.length,
+        }
+    }
+
+    /// Gives the connection back, if it can serve another request.
+    pub fn keep(self, connection: &Connection, service: &ServiceState) {
+        let (Side::Http1(http1), Hold::Http1 { key, permit }) = (self.side, self.hold) else {
+            return;
+        };
+        if http1.not_kept.is_none() && http1.is_ended() && !http1.has_read_ahead() {
+            let pooled = PooledHttp1 {
+                connection: http1,
+                key,
+                reused: true,
+                permit,
+            };
+            connection
+                .worker
+                .pool
+                .put(pooled, service.config.idle_timeout);
+        }
+    }
+}
+
+/// Why a try gave no answer.
+#[derive(Debug)]
+pub struct TryFailed {
+    pub cause: Cause,
+    /// What the retry rules go by; `None`: another try makes no sense.
+    pub kind: Option<Failure>,
+    pub reason: &'static str,
+    error: Option<String>,
+}
+
+impl TryFailed {
+    fn new(cause: Cause, kind: Option<Failure>) -> Self {
+        Self {
+            cause,
+            kind,
+            reason: "",
+            error: None,
+        }
+    }
+
+    fn because(mut self, error: &dyn std::error::Error) -> Self {
+        // Formatted only where somebody will read it.
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            self.error = Some(text);
+        }
+        self
+    }
+
+    pub fn detail(&self) -> &str {
+        self.error.as_deref().unwrap_or("")
+    }
+}
+
+impl From<ConnectError> for TryFailed {
+    fn from(error: ConnectError) -> Self {
+        let kind = match error {
+            ConnectError::Limit(_) => None,
+            _ => Some(Failure::ConnectFailed),
+        };
+        Self::new(error.cause(), kind).because(&error)
+    }
+}
+
+impl Forward<'_> {
+    pub(super) async fn attempt(
+        &mut self,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Answered, TryFailed> {
+        let started = Instant::now();
+        let in_flight = endpoint.begin(self.now());
+        let try_timeout = self.target.rule.as_ref().and_then(|rule| rule.try_timeout);
+        let try_deadline = try_timeout.map(|timeout| started + timeout);
+        let result = self.exchange(endpoint, started, try_deadline).await;
+        let now = self.now();
+        match result {
+            Ok((head, side, hold)) => {
+                let latency = started.elapsed();
+                self.record.upstream = Some(latency);
+                let outcome = outcome_of(&head);
+                in_flight.observe(outcome, latency, now);
+                Ok(Answered {
+                    head,
+                    side,
+                    outcome,
+                    in_flight,
+                    hold,
+                })
+            }
+            Err(failed) => {
+                if failed.cause.is_upstream_failure() {
+                    in_flight.finish(Outcome::Failure, started.elapsed(), now);
+                } else {
+                    in_flight.abandon(now);
+                }
+                Err(failed)
+            }
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        endpoint: &Arc<EndpointState>,
+        started: Instant,
+        try_deadline: Option<Instant>,
+    ) -> Result<(ResponseHead, Side, Hold), TryFailed> {
+        let limit = earliest(self.deadline, try_deadline);
+        let connect_deadline = started + self.target.service.config.connect_timeout;
+        let parts = &self.incoming.parts;
+        let dial = Dial {
+            connection: self.connection,
+            service: &self.target.service,
+            address: endpoint.address(),
+            host: parts.authority.as_ref().map_or("", |host| host.host()),
+            http2: self.incoming.http2,
+            fresh: !retry::is_idempotent(&parts.method),
+            tunnel: self.incoming.wants_tunnel(),
+            deadline: limit.map_or(connect_deadline, |limit| limit.min(connect_deadline)),
+        };
+        let acquired = dial.acquire().await;
+        if acquired.is_err()
+            && let Some(expired) = self.expired(try_deadline)
+        {
+            return Err(expired);
+        }
+        let (mut side, hold) = self.open(acquired?).await?;
+        let head = std::future::poll_fn(|cx| self.poll_answer(cx, &mut side, try_deadline)).await?;
+        Ok((head, side, hold))
+    }
+
+    /// Which of the request's deadlines has passed.
+    fn expired(&self, try_deadline: Option<Instant>) -> Option<TryFailed> {
+        let now = Instant::now();
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return Some(TryFailed::new(Cause::RequestTimeout, None));
+        }
+        if try_deadline.is_some_and(|deadline| deadline <= now) {
+            return Some(TryFailed::new(Cause::TryTimeout, Some(Failure::TryTimeout)));
+        }
+        None
+    }
+
+    /// Puts the request's head on its way.
+    async fn open(&mut self, upstream: Upstream) -> Result<(Side, Hold), TryFailed> {
+        let incoming = self.incoming;
+        let body_max = self.current.listener.config.http.body_bytes_max;
+        let no_body = incoming.length == BodyLength::None || incoming.wants_tunnel();
+        self.upload = if no_body {
+            Transfer::flushing()
+        } else {
+            Transfer::new(body_max)
+        };
+        match upstream {
+            Upstream::Http1(mut pooled) => {
+                let parts = &incoming.parts;
+                let connection = match &incoming.upgrade {
+                    Some(upgrade) => http1::Connection::Upgrade(upgrade),
+                    None => http1::Connection::Unstated,
+                };
+                let line = RequestLine {
+                    method: &parts.method,
+                    path_and_query: &parts.path_and_query,
+                    authority: parts.authority.as_ref(),
+                };
+                pooled
+                    .connection
+                    .send_request(line, &parts.headers, incoming.length, connection);
+                let hold = Hold::Http1 {
+                    key: pooled.key,
+                    permit: pooled.permit,
+                };
+                Ok((Side::Http1(pooled.connection), hold))
+            }
+            Upstream::Http2(shared, slot) => {
+                let stream = send_http2(shared, incoming.length, &incoming.parts, no_body)
+                    .await
+                    .map_err(|error| {
+                        // Nothing was sent: the connection is on its way out.
+                        TryFailed::new(Cause::UpstreamRefused, Some(Failure::Unprocessed))
+                            .because(&error)
+                    })?;
+                Ok((Side::Http2(Box::new(stream)), Hold::Http2(slot)))
+            }
+        }
+    }
+
+    /// Sends what the client sends until the head of the answer has come.
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        upstream: &mut Side,
+        try_deadline: Option<Instant>,
+    ) -> Poll<Result<ResponseHead, TryFailed>> {
+        let before = self.upload.bytes;
+        if !self.upload.is_done() && !self.upload_failed {
+            let upload = &mut self.upload;
+            match upload.poll_replayable(cx, self.side, upstream, &mut self.replay) {
+                Poll::Ready(Err(TransferError::Source(error))) => {
+                    return Poll::Ready(Err(downstream_failed(&error)));
+                }
+                Poll::Ready(Err(TransferError::TooLarge)) => {
+                    return Poll::Ready(Err(TryFailed::new(Cause::BodyTooLarge, None)));
+                }
+                // An answer may have come before the upstream closed.
+                Poll::Ready(Err(TransferError::Sink(_))) => self.upload_failed = true,
+                _ => {}
+            }
+        }
+        loop {
+            match upstream.poll_response(cx) {
+                Poll::Ready(Ok(head)) if is_interim(&head) => {
+                    let sent = self.side.send_interim(head.status, head.headers);
+                    if sent.is_err() || matches!(self.side.poll_flush(cx), Poll::Ready(Err(_))) {
+                        return Poll::Ready(Err(TryFailed::new(Cause::DownstreamGone, None)));
+                    }
+                }
+                Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(upstream_failed(&error, upstream)));
+                }
+                Poll::Pending => break,
+            }
+        }
+        if self.upload.bytes != before {
+            self.progress = Instant::now();
+        }
+        if self.replay.is_complete() && self.side.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(TryFailed::new(Cause::DownstreamGone, None)));
+        }
+        self.poll_answer_deadline(cx, try_deadline)
+    }
+
+    fn poll_answer_deadline(
+        &mut self,
+        cx: &mut Context<'_>,
+        try_deadline: Option<Instant>,
+    ) -> Poll<Result<ResponseHead, TryFailed>> {
+        // A gRPC stream may rest for as long as it likes.
+        let awaits_body = !self.replay.is_complete() && !self.upload_failed && !is_grpc(self);
+        let body_idle = self.current.listener.config.http.body_idle_timeout;
+        let body_deadline = awaits_body.then(|| self.progress + body_idle);
+        self.timer
+            .set(earliest(earliest(self.deadline, try_deadline), body_deadline));
+        if self.timer.poll_expired(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let slow = || TryFailed::new(Cause::RequestSlow, None);
+        Poll::Ready(Err(self.expired(try_deadline).unwrap_or_else(slow)))
+    }
+}
+
+fn is_grpc(forward: &Forward<'_>) -> bool {
+    let content_type = forward.incoming.parts.headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn is_interim(head: &ResponseHead) -> bool {
+    head.status.is_informational() && head.length != BodyLength::Tunnel
+}
+
+fn downstream_failed(error: &StreamError) -> TryFailed {
+    let cause = match error {
+        StreamError::Malformed(_) | StreamError::LengthMismatch => Cause::Rejected,
+        _ => Cause::DownstreamGone,
+    };
+    let mut failed = TryFailed::new(cause, None).because(error);
+    if let StreamError::Malformed(reject) = error {
+        failed.reason = reject.reason();
+    }
+    failed
+}
+
+/// What an upstream's failure before the head of its answer means.
+fn upstream_failed(error: &StreamError, upstream: &Side) -> TryFailed {
+    let answering = matches!(upstream, Side::Http1(http1) if http1.has_read_ahead());
+    let unsent = matches!(upstream, Side::Http1(http1) if !http1.has_sent());
+    if error.is_unprocessed() || unsent {
+        TryFailed::new(Cause::UpstreamRefused, Some(Failure::Unprocessed)).because(error)
+    } else if error.is_protocol() || answering {
+        let mut failed = TryFailed::new(Cause::UpstreamProtocol, None).because(error);
+        if let StreamError::MalformedAnswer(fault) = error {
+            failed.reason = fault.reason();
+        }
+        failed
+    } else {
+        TryFailed::new(Cause::UpstreamReset, Some(Failure::ConnectionDied)).because(error)
+    }
+}
+
+async fn send_http2(
+    shared: SharedHttp2,
+    length: BodyLength,
+    parts: &RequestParts,
+    ended: bool,
+) -> Result<Http2Stream, h2::Error> {
+    let mut request = Request::new(());
+    *request.method_mut() = parts.method.clone();
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = http2_uri(parts);
+    *request.headers_mut() = http2_headers(parts, length);
+    let mut ready = match shared.send.ready().await {
+        Ok(ready) => ready,
+        Err(error) => {
+            shared
+                .leaving
+                .store(true, std::sync::atomic::Ordering::Relaxed);
+            return Err(error);
+        }
+    };
+    let (response, send) = ready.send_request(request, ended)?;
+    Ok(Http2Stream {
+        response: Some(response),
+        send: (!ended).then_some(send),
+        head_only: parts.method == Method::HEAD,
+        tunnel: parts.method == Method::CONNECT,
+        ..Http2Stream::default()
+    })
+}
+
+fn http2_uri(parts: &RequestParts) -> Uri {
+    let mut uri = uri::Parts::default();
+    uri.authority.clone_from(&parts.authority);
+    if parts.method != Method::CONNECT {
+        uri.scheme = Some(match parts.scheme {
+            Scheme::Http => uri::Scheme::HTTP,
+            Scheme::Https => uri::Scheme::HTTPS,
+        });
+        uri.path_and_query = Some(parts.path_and_query.clone());
+    }
+    if uri.authority.is_none() {
+        uri.scheme = None;
+    }
+    Uri::from_parts(uri).unwrap_or_default()
+}
+
+fn http2_headers(parts: &RequestParts, length: BodyLength) -> HeaderMap {
+    let mut headers = parts.headers.clone();
+    if let BodyLength::Known(length) = length {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    headers
+}

@@ -1,0 +1,483 @@
+//! The try loop of one request: pick an endpoint → try it → decide what a
+//! failure means → pass the answer on.
+//!
+//! **Invariant:** the upstream is tried again only while nothing of an answer
+//! has been passed on; from then on there is one upstream and its end is ours.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderValue, header};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+use weft_config::filter::apply_response_filters;
+
+use super::attempt::Answered;
+use super::record::Record;
+use super::request::{Current, Incoming, Target, answer_now};
+use super::respond::Answer;
+use super::{Connection, mirror};
+use crate::logic::balance::{EndpointState, Outcome, Rotation, hash_key};
+use crate::logic::cause::Cause;
+use crate::logic::limit::{Resource, try_acquire};
+use crate::logic::outlier;
+use crate::logic::retry::{self, Decision, FailedTry, Failure, Retried};
+use crate::net::http::exchange::{Replay, Transfer, TransferError};
+use crate::net::http::message::{BodyLength, ResponseHead, Side, StreamError};
+use crate::net::timer::Timer;
+use crate::state::ServiceState;
+
+/// One request being forwarded.
+pub struct Forward<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) current: &'a Current,
+    pub(super) side: &'a mut Side,
+    pub(super) incoming: &'a Incoming,
+    pub(super) target: &'a Target,
+    pub(super) record: &'a mut Record,
+    pub(super) replay: Replay,
+    pub(super) upload: Transfer,
+    /// Writing to the upstream failed; its answer may still say why.
+    pub(super) upload_failed: bool,
+    pub(super) timer: Timer,
+    /// Of the whole request.
+    pub(super) deadline: Option<Instant>,
+    /// The last moment at which the other side made progress.
+    pub(super) progress: Instant,
+    tried: SmallVec<[SocketAddr; 4]>,
+    retried: Retried,
+}
+
+/// How the body of an answer ended.
+enum Passed {
+    Whole,
+    Failed(Cause),
+}
+
+impl<'a> Forward<'a> {
+    pub fn new(
+        connection: &'a Connection,
+        current: &'a Current,
+        side: &'a mut Side,
+        incoming: &'a Incoming,
+        target: &'a Target,
+        record: &'a mut Record,
+    ) -> Self {
+        let no_body = incoming.length == BodyLength::None || incoming.wants_tunnel();
+        let timeout = target.rule.as_ref().and_then(|rule| rule.request_timeout);
+        Self {
+            replay: Replay::new(target.service.config.replay_bytes_max, no_body),
+            upload: Transfer::flushing(),
+            upload_failed: false,
+            timer: Timer::default(),
+            deadline: timeout.map(|timeout| record.started + timeout),
+            progress: record.started,
+            tried: SmallVec::new(),
+            retried: Retried::default(),
+            connection,
+            current,
+            side,
+            incoming,
+            target,
+            record,
+        }
+    }
+
+    /// Forwards the request and its answer; returns whether the downstream
+    /// connection is kept.
+    pub async fn run(mut self, grpc: bool, keep: bool) -> bool {
+        let circuit = Arc::clone(&self.target.service.circuit);
+        let Some(_permit) = try_acquire(circuit, Resource::Request) else {
+            return self.fail(Cause::RequestsFull, "", grpc, keep).await;
+        };
+        self.target.service.budget.deposit(self.now());
+        match self.answered().await {
+            Ok(answered) => {
+                mirror::send(
+                    self.connection,
+                    self.current,
+                    self.incoming,
+                    self.target,
+                    &self.replay,
+                );
+                self.pass_on(answered, keep).await
+            }
+            Err((cause, detail)) => self.fail(cause, detail, grpc, keep).await,
+        }
+    }
+
+    pub(super) fn now(&self) -> crate::logic::time::Nanos {
+        self.connection.worker.shared.clock.now()
+    }
+
+    async fn fail(self, cause: Cause, detail: &'static str, grpc: bool, keep: bool) -> bool {
+        if cause == Cause::DownstreamGone {
+            self.record.cause = cause;
+            self.record.status = CLIENT_CLOSED;
+            return false;
+        }
+        let answer = Answer::of(cause, detail);
+        let (side, incoming, record) = (&mut *self.side, self.incoming, &mut *self.record);
+        record.bytes_in = self.upload.bytes;
+        answer_now(side, incoming, answer, grpc, keep, record).await
+    }
+
+    /// Tries until there is an answer to pass on.
+    async fn answered(&mut self) -> Result<Answered, (Cause, &'static str)> {
+        loop {
+            let endpoint = self.pick().ok_or((Cause::NoEndpoint, ""))?;
+            self.record.endpoint = Some(endpoint.address());
+            self.record.tries += 1;
+            let failure = match self.attempt(&endpoint).await {
+                Ok(answered) => match failure_of(&answered.head) {
+                    Some(failure) if self.target.rule.is_some() => {
+                        let decision = self.decide(failure);
+                        if !matches!(decision, Decision::Free | Decision::Budgeted) {
+                            return Ok(answered);
+                        }
+                        let outcome = outcome_of(&answered.head);
+                        self.judge(&endpoint, outcome);
+                        drop(answered);
+                        self.again(decision).await?;
+                        continue;
+                    }
+                    _ => return Ok(answered),
+                },
+                Err(failed) => failed,
+            };
+            tracing::debug!(
+                endpoint = %endpoint.address(), cause = failure.cause.label(),
+                error = failure.detail(), "a try failed"
+            );
+            if failure.cause.is_upstream_failure() {
+                self.judge(&endpoint, Outcome::Failure);
+            }
+            let Some(kind) = failure.kind else {
+                return Err((failure.cause, failure.reason));
+            };
+            let decision = self.decide(kind);
+            match decision {
+                Decision::Free | Decision::Budgeted => self.again(decision).await?,
+                Decision::No(reason) => return Err((failure.cause, reason.label())),
+            }
+            self.tried.push(endpoint.address());
+        }
+    }
+
+    fn pick(&self) -> Option<Arc<EndpointState>> {
+        let service = &self.target.service;
+        let set = service.endpoints.load();
+        let now = self.now();
+        if self.tried.is_empty()
+            && let Some(session) = &self.target.session
+            && let Some(endpoint) = session.endpoint(&set, now)
+        {
+            return Some(endpoint);
+        }
+        let parts = &self.incoming.parts;
+        let sources = &service.config.balancer.hash;
+        let hash = if sources.is_empty() {
+            None
+        } else {
+            hash_key(sources, &parts.headers, Some(self.connection.client.ip()))
+        };
+        let picked = set.pick(now, &mut rand::rng(), hash, &self.tried)?;
+        if picked.rotation == Rotation::Panic {
+            self.metrics().panic_picked(&service.config.name);
+        }
+        Some(Arc::clone(picked.endpoint))
+    }
+
+    pub(super) fn metrics(&self) -> &crate::telemetry::metrics::Metrics {
+        &self.connection.worker.shared.metrics
+    }
+
+    fn judge(&self, endpoint: &Arc<EndpointState>, outcome: Outcome) {
+        judge(self.connection, &self.target.service, endpoint, outcome);
+    }
+
+    fn decide(&self, failure: Failure) -> Decision {
+        let service = &self.target.service;
+        let failed = FailedTry {
+            failure,
+            method: &self.incoming.parts.method,
+            replayable: self.replay.is_replayable(),
+            policy: self.target.rule.as_ref().and_then(|rule| rule.retry.as_ref()),
+            idempotent_retry: service.config.idempotent_retry,
+            retried: self.retried,
+            endpoints: service.endpoints.load().len(),
+        };
+        let decision = retry::decide(&failed, &service.budget, self.now());
+        let result = match decision {
+            Decision::Free => "free",
+            Decision::Budgeted => "budgeted",
+            Decision::No(reason) => reason.label(),
+        };
+        self.metrics()
+            .retried(&service.config.name, failure_label(failure), result);
+        decision
+    }
+
+    /// Prepares the next try, after its back-off.
+    async fn again(&mut self, decision: Decision) -> Result<(), (Cause, &'static str)> {
+        self.retried.count(decision);
+        self.replay.rewind();
+        self.upload_failed = false;
+        let policy = self.target.rule.as_ref().and_then(|rule| rule.retry.as_ref());
+        let wait = match (decision, policy) {
+            (Decision::Budgeted, Some(policy)) => {
+                retry::backoff(policy, self.retried.budgeted, &mut rand::rng())
+            }
+            // Nobody can be reached at the first go: do not spin.
+            (Decision::Free, _) if self.retried.free > 1 => FREE_RETRY_PAUSE,
+            _ => return Ok(()),
+        };
+        self.timer.set(self.deadline);
+        match self.timer.limit(tokio::time::sleep(wait)).await {
+            Some(()) => Ok(()),
+            None => Err((Cause::RequestTimeout, "")),
+        }
+    }
+
+    /// Sends the answer downstream. From here on nothing is tried again.
+    async fn pass_on(mut self, mut answered: Answered, keep: bool) -> bool {
+        let length = self.send_head(&mut answered);
+        let keep = match length {
+            Ok((keeps, _)) => keep && keeps,
+            Err(_) => {
+                self.record.cause = Cause::DownstreamGone;
+                return false;
+            }
+        };
+        self.replay.discard();
+        let length = length.map_or(BodyLength::None, |(_, length)| length);
+        let mut download = match length {
+            BodyLength::None | BodyLength::Known(0) => Transfer::flushing(),
+            _ => Transfer::new(0),
+        };
+        self.progress = Instant::now();
+        let passed = std::future::poll_fn(|cx| {
+            self.poll_pass(cx, &mut answered.side, &mut download, length)
+        })
+        .await;
+        self.record.bytes_in = self.upload.bytes;
+        self.record.bytes_out = download.bytes;
+        let whole = self.end(passed, &answered, &download);
+        let kept = self.upload.is_done() && !self.upload_failed;
+        if whole && kept && length != BodyLength::Tunnel {
+            answered.keep(self.connection, &self.target.service);
+        }
+        whole && keep && self.side.is_ended() && length != BodyLength::Tunnel
+    }
+
+    /// Books how the answer ended; returns whether it is whole.
+    fn end(&mut self, passed: Passed, answered: &Answered, download: &Transfer) -> bool {
+        let outcome = match (&passed, download.grpc_status()) {
+            (Passed::Failed(cause), _) if cause.is_upstream_failure() => Some(Outcome::Failure),
+            (Passed::Failed(_), _) => None,
+            (Passed::Whole, Some(status)) => Some(Outcome::of_grpc_status(status)),
+            (Passed::Whole, None) => Some(answered.outcome),
+        };
+        if let Some(outcome) = outcome {
+            self.judge(answered.in_flight.endpoint(), outcome);
+        }
+        let Passed::Failed(cause) = passed else {
+            return true;
+        };
+        self.record.cause = cause;
+        if let Side::Http2(stream) = &mut *self.side {
+            let reason = match cause {
+                Cause::DownstreamGone | Cause::DownstreamStalled => h2::Reason::CANCEL,
+                _ => h2::Reason::INTERNAL_ERROR,
+            };
+            stream.reset(reason);
+        }
+        false
+    }
+
+    /// Writes the head; `(kept, length)`.
+    fn send_head(&mut self, answered: &mut Answered) -> Result<(bool, BodyLength), StreamError> {
+        let ResponseHead {
+            status,
+            mut headers,
+            length,
+        } = answered.take_head();
+        self.record.status = status.as_u16();
+        let target = self.target;
+        if let Some(rule) = &target.rule {
+            apply_response_filters(target.backend_filters(), target.cors.as_ref(), &mut headers);
+            apply_response_filters(&rule.filters, target.cors.as_ref(), &mut headers);
+        }
+        if let Some(session) = &target.session {
+            session.mark(answered.in_flight.endpoint(), &mut headers);
+        }
+        // A body that the client is still sending, and nobody takes in, ends the connection.
+        let taken_in = self.replay.is_complete() || length == BodyLength::Tunnel;
+        let keep = taken_in && !self.connection.worker.shared.drain.is_draining();
+        match &mut *self.side {
+            Side::Http1(http1) => {
+                let keep = http1.send_response(status, &headers, length, keep);
+                http1.recycle(headers);
+                if length == BodyLength::Tunnel {
+                    http1.become_tunnel();
+                    self.upload = Transfer::new(0);
+                }
+                Ok((keep, length))
+            }
+            Side::Http2(stream) => {
+                headers.remove(header::UPGRADE);
+                if let BodyLength::Known(length) = length {
+                    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+                }
+                let ended = matches!(length, BodyLength::None | BodyLength::Known(0));
+                stream.send_response(status, headers, ended)?;
+                if length == BodyLength::Tunnel {
+                    self.upload = Transfer::new(0);
+                }
+                Ok((true, length))
+            }
+        }
+    }
+
+    /// Moves the answer, and what is left of the request, until the answer ends.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        upstream: &mut Side,
+        download: &mut Transfer,
+        length: BodyLength,
+    ) -> Poll<Passed> {
+        let tunnel = length == BodyLength::Tunnel;
+        let before = self.upload.bytes + download.bytes;
+        let uploading = !self.upload.is_done() && !self.upload_failed;
+        if uploading {
+            let polled = if tunnel {
+                self.upload.poll(cx, self.side, upstream)
+            } else {
+                self.upload
+                    .poll_replayable(cx, self.side, upstream, &mut self.replay)
+            };
+            match polled {
+                Poll::Ready(Err(TransferError::Source(_))) if !tunnel => {
+                    return Poll::Ready(Passed::Failed(Cause::DownstreamGone));
+                }
+                // The upstream takes no more; what it answers still counts.
+                Poll::Ready(Err(_)) => self.upload_failed = true,
+                _ => {}
+            }
+        }
+        if !download.is_done() {
+            match download.poll(cx, upstream, self.side) {
+                Poll::Ready(Err(TransferError::Sink(_))) => {
+                    return Poll::Ready(Passed::Failed(Cause::DownstreamGone));
+                }
+                Poll::Ready(Err(_)) => {
+                    return Poll::Ready(Passed::Failed(Cause::UpstreamTruncated));
+                }
+                _ => {}
+            }
+        }
+        let upload_over = self.upload.is_done() || self.upload_failed;
+        if download.is_done() && (!tunnel || upload_over) {
+            return Poll::Ready(Passed::Whole);
+        }
+        if self.upload.bytes + download.bytes != before {
+            self.progress = Instant::now();
+        }
+        self.poll_pass_deadline(cx, tunnel).map(Passed::Failed)
+    }
+
+    fn poll_pass_deadline(&mut self, cx: &mut Context<'_>, tunnel: bool) -> Poll<Cause> {
+        let config = &self.current.listener.config;
+        let idle = if tunnel {
+            config.tcp_idle_timeout.map(|timeout| self.progress + timeout)
+        } else if self.side.is_stalled() {
+            Some(self.progress + config.http.body_idle_timeout)
+        } else {
+            None
+        };
+        let deadline = self.deadline.filter(|_| !tunnel);
+        self.timer.set(earliest(idle, deadline));
+        if self.timer.poll_expired(cx).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(match deadline {
+            Some(deadline) if deadline <= Instant::now() => Cause::RequestTimeout,
+            _ => Cause::DownstreamStalled,
+        })
+    }
+}
+
+/// Tells outlier detection how a try went.
+pub(super) fn judge(
+    connection: &Connection,
+    service: &ServiceState,
+    endpoint: &Arc<EndpointState>,
+    outcome: Outcome,
+) {
+    let Some(policy) = &service.config.outlier else {
+        return;
+    };
+    let shared = &connection.worker.shared;
+    let set = service.endpoints.load();
+    if let Some(ejection) = outlier::record(endpoint, policy, outcome, shared.clock.now(), &set) {
+        let name = &service.config.name;
+        shared.metrics.ejected(name, "consecutive_failures");
+        tracing::warn!(
+            service = %name, endpoint = %endpoint.address(), ejections = ejection.ejections,
+            "endpoint ejected: failures in a row"
+        );
+    }
+}
+
+/// nginx's code for a client that closed the connection: only for logs and metrics.
+const CLIENT_CLOSED: u16 = 499;
+
+/// Between free retries beyond the first: an endpoint that refuses may be just starting.
+const FREE_RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// The earlier of two deadlines that may be absent.
+pub(super) fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// What an answer's head says that a policy may want tried again.
+fn failure_of(head: &ResponseHead) -> Option<Failure> {
+    match grpc_status(head) {
+        Some(0) => None,
+        Some(status) => Some(Failure::GrpcStatus(status)),
+        None if head.status.is_client_error() || head.status.is_server_error() => {
+            Some(Failure::Status(head.status))
+        }
+        None => None,
+    }
+}
+
+/// The status of a Trailers-Only gRPC answer.
+fn grpc_status(head: &ResponseHead) -> Option<u8> {
+    head.headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+pub(super) fn outcome_of(head: &ResponseHead) -> Outcome {
+    match grpc_status(head) {
+        Some(status) => Outcome::of_grpc_status(status),
+        None => Outcome::of_status(head.status),
+    }
+}
+
+fn failure_label(failure: Failure) -> &'static str {
+    match failure {
+        Failure::ConnectFailed => "connect_failed",
+        Failure::Unprocessed => "unprocessed",
+        Failure::ConnectionDied => "connection_died",
+        Failure::TryTimeout => "try_timeout",
+        Failure::Status(_) => "status",
+        Failure::GrpcStatus(_) => "grpc_status",
+    }
+}
+

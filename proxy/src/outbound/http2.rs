@@ -1,0 +1,228 @@
+//! A downstream HTTP/2 connection: its streams are tasks of their own, on the
+//! same worker. h2 bounds what floods can do (streams reset before they are
+//! accepted, CONTINUATION, PING and SETTINGS answered only as fast as they are
+//! read); what it refuses is counted here.
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Request, header, uri};
+use tokio::time::Instant;
+use weft_config::filter::RequestParts;
+use weft_config::snapshot::{Listener, Scheme};
+
+use super::record::Record;
+use super::request::{self, Current, Incoming};
+use super::respond::Answer;
+use super::{Connection, Ended, deadline};
+use crate::drain::Phase;
+use crate::logic::cause::Cause;
+use crate::logic::http1::parse_authority;
+use crate::net::http::http2::{Http2Stream, body_length};
+use crate::net::http::message::{BodyLength, Side};
+use crate::net::stream::Stream;
+use crate::net::timer::Timer;
+
+/// Receive windows: what a client may have under way to us.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Bytes of answers that may wait in h2 for a client's window.
+const SEND_BUFFER_MAX: usize = 256 * 1024;
+/// Streams that a client may reset before they are served (CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 50;
+
+pub async fn serve(connection: Connection, listener: &Arc<Listener>, stream: Stream) -> Ended {
+    let options = &listener.http;
+    let mut timer = Timer::default();
+    timer.set(Some(deadline(options.header_timeout)));
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(options.streams_max)
+        .max_header_list_size(u32::try_from(options.header_bytes_max).unwrap_or(u32::MAX))
+        .max_send_buffer_size(SEND_BUFFER_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .handshake::<_, Bytes>(stream);
+    let mut http2 = match timer.limit(handshake).await {
+        None => return Err("preface_timeout"),
+        Some(Err(error)) => return Err(count(&connection, &error)),
+        Some(Ok(http2)) => http2,
+    };
+    let Some(mut current) = connection.configuration() else {
+        return Ok(());
+    };
+    let connection = Arc::new(connection);
+    let mut phase = connection.worker.shared.drain.subscribe();
+    let mut leaving = false;
+    let mut served = 0u32;
+    loop {
+        let stream = {
+            let mut changed = std::pin::pin!(phase.changed());
+            let busy = http2.has_streams();
+            if busy {
+                connection.lease.set_busy();
+                timer.set(None);
+            } else {
+                connection.lease.set_idle();
+                timer.set(Some(deadline(options.idle_timeout)));
+            }
+            std::future::poll_fn(|cx| {
+                if let Poll::Ready(stream) = http2.poll_accept(cx) {
+                    return Poll::Ready(Turn::Stream(stream));
+                }
+                if changed.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Turn::Phase);
+                }
+                // The last stream may have ended since the timer was set.
+                if busy && !http2.has_streams() {
+                    return Poll::Ready(Turn::Again);
+                }
+                if !busy && connection.lease.poll_evicted(cx).is_ready() {
+                    return Poll::Ready(Turn::Idle);
+                }
+                timer.poll_expired(cx).map(|()| Turn::Idle)
+            })
+            .await
+        };
+        match stream {
+            Turn::Stream(None) => return Ok(()),
+            Turn::Stream(Some(Err(error))) => return Err(count(&connection, &error)),
+            Turn::Stream(Some(Ok((request, respond)))) => {
+                served = served.saturating_add(1);
+                let known = connection.refresh(&mut current);
+                let most = current.listener.config.http.requests_per_connection_max;
+                if !leaving && (!known || (most > 0 && served >= most)) {
+                    leaving = true;
+                    http2.graceful_shutdown();
+                }
+                let (connection, current) = (Arc::clone(&connection), current.clone());
+                // Owned by the connection: it ends only after its streams have.
+                tokio::spawn(serve_stream(connection, current, request, respond));
+            }
+            Turn::Phase if *phase.borrow() == Phase::Closing => {
+                http2.abrupt_shutdown(h2::Reason::NO_ERROR);
+                leaving = true;
+            }
+            Turn::Phase | Turn::Idle if !leaving => {
+                leaving = true;
+                http2.graceful_shutdown();
+            }
+            Turn::Idle => return Err("idle_timeout"),
+            Turn::Phase | Turn::Again => {}
+        }
+    }
+}
+
+type Accepted = Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>;
+
+enum Turn {
+    Stream(Option<Accepted>),
+    /// The process drains, or closes.
+    Phase,
+    Idle,
+    Again,
+}
+
+/// Counts a connection's failure and names it.
+fn count(connection: &Connection, error: &h2::Error) -> &'static str {
+    let reason = match error.reason() {
+        _ if error.is_io() => return "downstream_reset",
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => "enhance_your_calm",
+        Some(h2::Reason::PROTOCOL_ERROR) => "protocol_error",
+        Some(h2::Reason::FLOW_CONTROL_ERROR) => "flow_control_error",
+        Some(h2::Reason::FRAME_SIZE_ERROR) => "frame_size_error",
+        Some(h2::Reason::COMPRESSION_ERROR) => "compression_error",
+        Some(h2::Reason::NO_ERROR) => return "downstream_closed",
+        _ => "http2_error",
+    };
+    connection
+        .worker
+        .shared
+        .metrics
+        .http2_error(&connection.listener, reason);
+    reason
+}
+
+async fn serve_stream(
+    connection: Arc<Connection>,
+    current: Current,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let (head, receive) = request.into_parts();
+    let ended = receive.is_end_stream();
+    let mut side = Side::Http2(Box::new(Http2Stream {
+        respond: Some(respond),
+        receive: Some(receive),
+        ..Http2Stream::default()
+    }));
+    let (incoming, fault) = incoming(head, ended, connection.tls);
+    if let Some(reason) = fault {
+        let shared = &connection.worker.shared;
+        shared.metrics.rejected(&connection.listener, reason);
+        let mut record = Record::new(Instant::now());
+        let answer = Answer::of(Cause::Rejected, reason);
+        request::answer_now(&mut side, &incoming, answer, false, true, &mut record).await;
+        record.finish(&connection, &current, &incoming);
+        return;
+    }
+    request::serve(&connection, &current, &mut side, incoming, true).await;
+}
+
+/// The request in the form that the rest works on, and what is wrong with it.
+fn incoming(
+    head: http::request::Parts,
+    ended: bool,
+    tls: bool,
+) -> (Incoming, Option<&'static str>) {
+    let mut headers = head.headers;
+    let uri = head.uri.into_parts();
+    let (authority, fault) = authority(uri.authority, headers.remove(header::HOST));
+    let length = if ended {
+        BodyLength::None
+    } else {
+        body_length(&headers)
+    };
+    headers.remove(header::CONTENT_LENGTH);
+    let incoming = Incoming {
+        parts: RequestParts {
+            method: head.method,
+            scheme: if tls { Scheme::Https } else { Scheme::Http },
+            authority,
+            path_and_query: uri
+                .path_and_query
+                .unwrap_or_else(|| uri::PathAndQuery::from_static("/")),
+            headers,
+        },
+        length,
+        upgrade: None,
+        http2: true,
+        protocol: "HTTP/2",
+    };
+    (incoming, fault)
+}
+
+/// `:authority` and Host must agree (RFC 9113 §8.3.1); one of them is enough.
+fn authority(
+    pseudo: Option<uri::Authority>,
+    host: Option<http::HeaderValue>,
+) -> (Option<uri::Authority>, Option<&'static str>) {
+    let parse = |value: &[u8]| parse_authority(Bytes::copy_from_slice(value));
+    let named = match (&pseudo, &host) {
+        (Some(pseudo), _) => parse(pseudo.as_str().as_bytes()),
+        (None, Some(host)) => parse(host.as_bytes()),
+        (None, None) => return (None, Some("host_missing")),
+    };
+    let Ok(named) = named else {
+        return (None, Some("host"));
+    };
+    let agrees = host.is_none_or(|host| {
+        host.as_bytes()
+            .eq_ignore_ascii_case(named.as_str().as_bytes())
+    });
+    let fault = (!agrees).then_some("host_disagrees");
+    (Some(named), fault)
+}

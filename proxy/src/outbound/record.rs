@@ -1,0 +1,127 @@
+//! What is told of a request once it has ended: its metric series and its
+//! access-log line.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::HeaderValue;
+use tokio::time::Instant;
+use weft_config::snapshot::Rule;
+
+use super::Connection;
+use super::request::{Current, Incoming};
+use super::series::{SeriesKey, SeriesLabels};
+use crate::logic::cause::Cause;
+use crate::state::ServiceState;
+use crate::telemetry::access_log::Entry;
+
+/// Filled in as the request goes its way.
+#[derive(Debug)]
+pub struct Record {
+    pub started: Instant,
+    pub status: u16,
+    pub cause: Cause,
+    pub detail: &'static str,
+    pub rule: Option<Arc<Rule>>,
+    pub service: Option<Arc<ServiceState>>,
+    pub endpoint: Option<SocketAddr>,
+    pub tries: u32,
+    /// From the start of the last try to its answer's head.
+    pub upstream: Option<Duration>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub request_id: Option<HeaderValue>,
+}
+
+impl Record {
+    pub fn new(started: Instant) -> Self {
+        Self {
+            started,
+            status: 0,
+            cause: Cause::Answered,
+            detail: "",
+            rule: None,
+            service: None,
+            endpoint: None,
+            tries: 0,
+            upstream: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            request_id: None,
+        }
+    }
+
+    /// Ends the request: counts it and logs it.
+    pub fn finish(&self, connection: &Connection, current: &Current, incoming: &Incoming) {
+        let shared = &connection.worker.shared;
+        let duration = self.started.elapsed();
+        let key = SeriesKey {
+            listener: Arc::as_ptr(&current.listener.config) as usize,
+            service: self.service.as_ref().map_or(0, |service| service.pool_id),
+            rule: self
+                .rule
+                .as_ref()
+                .map_or(0, |rule| Arc::as_ptr(rule) as usize),
+            endpoint: self.endpoint,
+        };
+        let labels = SeriesLabels {
+            listener: &current.listener.config.name,
+            service: self.service_name(),
+            route: self.rule.as_ref().map_or("", |rule| &rule.route),
+        };
+        connection
+            .worker
+            .series
+            .get(current.runtime.generation, key, labels, &shared.metrics)
+            .record(
+                self.status,
+                self.cause,
+                duration,
+                self.bytes_in,
+                self.bytes_out,
+            );
+        if shared.access_log.is_on() {
+            self.log(connection, current, incoming, duration);
+        }
+    }
+
+    fn service_name(&self) -> &str {
+        self.service
+            .as_ref()
+            .map_or("", |service| &service.config.name)
+    }
+
+    fn log(
+        &self,
+        connection: &Connection,
+        current: &Current,
+        incoming: &Incoming,
+        duration: Duration,
+    ) {
+        let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
+        connection.worker.shared.access_log.record(&Entry {
+            time: SystemTime::now() - duration,
+            listener: &current.listener.config.name,
+            client: connection.client,
+            method: incoming.parts.method.as_str(),
+            authority: incoming.parts.authority_str(),
+            path: incoming.parts.path_and_query.as_str(),
+            protocol: incoming.protocol,
+            status: self.status,
+            cause: self.cause,
+            reason: self.detail,
+            route: self.rule.as_ref().map_or("", |rule| &rule.route),
+            rule: self.rule.as_ref().map_or("", |rule| &rule.name),
+            service: self.service_name(),
+            backend: self.endpoint,
+            tries: self.tries,
+            duration,
+            upstream: self.upstream,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            request_id: request_id.unwrap_or(""),
+            tls: if connection.tls { "TLS" } else { "" },
+        });
+    }
+}

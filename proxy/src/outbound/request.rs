@@ -1,0 +1,261 @@
+//! One request's life: head policies → select the rule → its filters → choose
+//! the backend → forward → record.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{HeaderValue, Method};
+use rand::Rng as _;
+use tokio::time::Instant;
+use weft_config::filter::{
+    BackendChoice, CorsRequest, FilterContext, FilterOutcome, RequestParts, apply_request_filters,
+    choose_backend, mirrors,
+};
+use weft_config::select::{RequestHead, Selection, is_grpc, select};
+use weft_config::snapshot::{Backend, BackendTarget, Filter, Rule, ServiceId};
+
+use super::forward::Forward;
+use super::headers::{Origin, apply_forwarded, apply_request_id};
+use super::record::Record;
+use super::respond::Answer;
+use super::{Connection, mirror, session};
+use crate::logic::cause::Cause;
+use crate::net::http::message::{BodyLength, Side};
+use crate::state::{ListenerState, Runtime, ServiceState};
+
+/// A request as it came, before anything was decided.
+#[derive(Debug)]
+pub struct Incoming {
+    pub parts: RequestParts,
+    pub length: BodyLength,
+    /// The protocol to switch to (HTTP/1.1 Upgrade).
+    pub upgrade: Option<HeaderValue>,
+    pub http2: bool,
+    /// For the log: HTTP/1.0, HTTP/1.1 or HTTP/2.
+    pub protocol: &'static str,
+}
+
+impl Incoming {
+    /// The request asks for bytes both ways after the answer's head.
+    pub fn wants_tunnel(&self) -> bool {
+        self.upgrade.is_some() || self.parts.method == Method::CONNECT
+    }
+
+    /// The same request, for a mirror: without what switches protocols.
+    pub fn copy(&self) -> Self {
+        Self {
+            parts: self.parts.clone(),
+            length: self.length,
+            upgrade: None,
+            http2: self.http2,
+            protocol: self.protocol,
+        }
+    }
+
+    fn head(&self) -> RequestHead<'_> {
+        RequestHead {
+            method: &self.parts.method,
+            scheme: self.parts.scheme,
+            authority: self.parts.authority_str(),
+            path: self.parts.path_and_query.path(),
+            query: self.parts.path_and_query.query(),
+            headers: &self.parts.headers,
+        }
+    }
+}
+
+/// The configuration that one request goes by, from its start to its end.
+#[derive(Clone, Debug)]
+pub struct Current {
+    pub runtime: Arc<Runtime>,
+    pub listener: Arc<ListenerState>,
+}
+
+/// Where a request goes and on what terms.
+#[derive(Debug)]
+pub struct Target {
+    pub service: Arc<ServiceState>,
+    pub rule: Option<Arc<Rule>>,
+    /// Index of the chosen backend in the rule.
+    pub backend: Option<usize>,
+    /// What the answer's CORS filters need of the request.
+    pub cors: Option<CorsRequest>,
+    pub session: Option<session::Session>,
+    /// Services that get a copy.
+    pub mirrors: Vec<Arc<ServiceState>>,
+}
+
+impl Target {
+    /// Straight to a service, without a rule.
+    pub fn direct(service: Arc<ServiceState>) -> Self {
+        Self {
+            service,
+            rule: None,
+            backend: None,
+            cors: None,
+            session: None,
+            mirrors: Vec::new(),
+        }
+    }
+
+    /// The filters of the chosen backend.
+    pub fn backend_filters(&self) -> &[Filter] {
+        let chosen = self.rule.as_ref().zip(self.backend);
+        chosen
+            .and_then(|(rule, index)| rule.backends.get(index))
+            .map_or(&[], |backend| &backend.filters)
+    }
+}
+
+/// Serves one request to its end; returns whether the connection can take another.
+pub async fn serve(
+    connection: &Connection,
+    current: &Current,
+    side: &mut Side,
+    mut incoming: Incoming,
+    keep: bool,
+) -> bool {
+    let mut record = Record::new(Instant::now());
+    let options = &current.listener.config.http;
+    record.request_id = apply_request_id(&mut incoming.parts.headers, options);
+    let grpc = is_grpc(&incoming.head());
+    let kept = match plan(connection, current, &mut incoming, &mut record) {
+        Ok(target) => {
+            Forward::new(connection, current, side, &incoming, &target, &mut record)
+                .run(grpc, keep)
+                .await
+        }
+        Err(answer) => answer_now(side, &incoming, answer, grpc, keep, &mut record).await,
+    };
+    record.finish(connection, current, &incoming);
+    kept
+}
+
+/// Sends an answer of our own and waits until it is written.
+pub async fn answer_now(
+    side: &mut Side,
+    incoming: &Incoming,
+    answer: Answer,
+    grpc: bool,
+    keep: bool,
+    record: &mut Record,
+) -> bool {
+    record.cause = answer.cause;
+    record.detail = answer.detail;
+    record.status = answer.status.as_u16();
+    // A body that nobody took in is still on its way on this connection.
+    let keep = keep && side.is_ended();
+    match answer.send(side, &incoming.parts.method, grpc, keep) {
+        Ok(keep) => {
+            let flushed = std::future::poll_fn(|cx| side.poll_flush(cx)).await;
+            keep && flushed.is_ok()
+        }
+        Err(_) => false,
+    }
+}
+
+/// Decides where the request goes: everything before the first byte to an upstream.
+fn plan(
+    connection: &Connection,
+    current: &Current,
+    incoming: &mut Incoming,
+    record: &mut Record,
+) -> Result<Target, Answer> {
+    let listener = &current.listener.config;
+    let (rule, entry) = match select(listener, &incoming.head(), None) {
+        Selection::NotFound => return Err(Answer::of(Cause::NoRoute, "")),
+        Selection::Service(id) => {
+            forwarded(connection, current, incoming);
+            return Ok(Target::direct(service(current, id, record)?));
+        }
+        Selection::Rule { rule, entry } => (rule, entry),
+    };
+    record.rule = Some(Arc::clone(rule));
+    forwarded(connection, current, incoming);
+    let cors = CorsRequest::of(&rule.filters, &incoming.parts);
+    let context = FilterContext {
+        entry,
+        port: connection.local.port(),
+    };
+    filter(&rule.filters, incoming, &context)?;
+    let random = rand::rng().next_u64();
+    let mirrors = mirrors(&rule.filters, random)
+        .filter_map(|mirror| mirror::target(current, mirror))
+        .collect();
+    let session = session::Session::of(rule, &incoming.parts);
+    let pinned = session
+        .as_ref()
+        .and_then(|session| session.backend(current, rule));
+    let backend = match pinned.and_then(|index| rule.backends.get(index)) {
+        Some(backend) => backend,
+        None => chosen(rule, rand::rng().next_u64())?,
+    };
+    filter(&backend.filters, incoming, &context)?;
+    let BackendTarget::Service(id) = backend.target else {
+        return Err(Answer::of(Cause::InvalidBackend, ""));
+    };
+    Ok(Target {
+        service: service(current, id, record)?,
+        rule: Some(Arc::clone(rule)),
+        backend: rule.backends.iter().position(|b| std::ptr::eq(b, backend)),
+        cors,
+        session,
+        mirrors,
+    })
+}
+
+fn chosen(rule: &Rule, random: u64) -> Result<&Backend, Answer> {
+    match choose_backend(rule, random) {
+        BackendChoice::Backend(backend) => Ok(backend),
+        BackendChoice::Invalid(_) => Err(Answer::of(
+            Cause::InvalidBackend,
+            "the rule's backend does not resolve",
+        )),
+        BackendChoice::None => Err(Answer::of(
+            Cause::NoBackend,
+            "the rule has no backend with a weight",
+        )),
+    }
+}
+
+fn filter(
+    filters: &[Filter],
+    incoming: &mut Incoming,
+    context: &FilterContext<'_>,
+) -> Result<(), Answer> {
+    match apply_request_filters(filters, &mut incoming.parts, context) {
+        FilterOutcome::Continue => Ok(()),
+        FilterOutcome::Respond { status, headers } => Err(Answer::of_filter(status, headers)),
+        FilterOutcome::Failed(reason) => Err(Answer::of(Cause::NoBackend, reason)),
+    }
+}
+
+fn service(
+    current: &Current,
+    id: ServiceId,
+    record: &mut Record,
+) -> Result<Arc<ServiceState>, Answer> {
+    let service = current
+        .runtime
+        .services
+        .get(id.0 as usize)
+        .ok_or_else(|| Answer::of(Cause::InvalidBackend, ""))?;
+    record.service = Some(Arc::clone(service));
+    Ok(Arc::clone(service))
+}
+
+fn forwarded(connection: &Connection, current: &Current, incoming: &mut Incoming) {
+    let client: SocketAddr = connection.client;
+    let parts = &mut incoming.parts;
+    let host = parts.authority.as_ref().map_or("", |host| host.as_str());
+    let origin = Origin {
+        client,
+        tls: connection.tls,
+        host,
+    };
+    apply_forwarded(
+        &mut parts.headers,
+        current.listener.config.http.forwarded,
+        origin,
+    );
+}

@@ -1,0 +1,59 @@
+//! The endpoints of one service from all their sources, as one set.
+//!
+//! **Invariant:** an address that stays keeps its state, whichever source
+//! lists it and whatever else changes.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use weft_config::snapshot::{Balancer, Endpoint};
+
+use crate::logic::balance::{EndpointSet, EndpointState};
+use crate::logic::time::Nanos;
+
+/// Where known states are found.
+pub type Known = HashMap<SocketAddr, Arc<EndpointState>>;
+
+/// Index of a set's endpoints by address.
+pub fn known(set: &EndpointSet) -> Known {
+    set.endpoints()
+        .iter()
+        .map(|endpoint| (endpoint.address(), Arc::clone(endpoint)))
+        .collect()
+}
+
+/// One set of what is `listed` and what was `resolved`; what is listed wins.
+pub fn merge(
+    listed: &[Endpoint],
+    resolved: &[Endpoint],
+    known: &Known,
+    policy: (&Balancer, &str),
+    now: Nanos,
+) -> EndpointSet {
+    let mut merged: HashMap<SocketAddr, &Endpoint> = HashMap::new();
+    for endpoint in listed.iter().chain(resolved) {
+        merged.entry(endpoint.address).or_insert(endpoint);
+    }
+    let states = merged
+        .into_values()
+        .map(|endpoint| state_of(endpoint, known, now))
+        .collect();
+    let (balancer, zone) = policy;
+    EndpointSet::new(states, balancer, zone)
+}
+
+fn state_of(endpoint: &Endpoint, known: &Known, now: Nanos) -> Arc<EndpointState> {
+    match known.get(&endpoint.address) {
+        Some(state) if *state.zone() == endpoint.zone => {
+            state.set_weight(endpoint.weight);
+            Arc::clone(state)
+        }
+        _ => Arc::new(EndpointState::new(
+            endpoint.address,
+            Arc::clone(&endpoint.zone),
+            endpoint.weight,
+            now,
+        )),
+    }
+}

@@ -1,0 +1,386 @@
+//! Requests and answers that must not pass, byte by byte over raw sockets, both directions: the
+//! table of request smuggling. What is refused never reaches the upstream, is answered with a reason,
+//! closes the connection and is counted.
+
+use std::net::SocketAddr;
+
+use weft_tests::config::front;
+use weft_tests::frames::{self, END_HEADERS, END_STREAM, Frames};
+use weft_tests::proxy::Proxy;
+use weft_tests::raw::Raw;
+use weft_tests::upstream::{Then, Upstream};
+use weft_tests::{eventually, port};
+
+/// A request's bytes after its first line's end and `Host`, and the status and reason it gets.
+struct Bad {
+    request: &'static str,
+    status: u16,
+    reason: &'static str,
+}
+
+const fn bad(request: &'static str, status: u16, reason: &'static str) -> Bad {
+    Bad {
+        request,
+        status,
+        reason,
+    }
+}
+
+/// Each ends in a way that a lenient parser would take for a whole request, with another behind it.
+const REFUSED: &[Bad] = &[
+    // Two lengths, in every disguise.
+    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "length_and_chunked"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400, "length_and_chunked"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", 400, "content_length_repeated"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nabcde", 400, "content_length_repeated"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\nabcde", 400, ""),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nabcde", 400, "content_length"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400, "content_length"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x5\r\n\r\nabcde", 400, "content_length"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5 5\r\n\r\nabcde", 400, "content_length"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", 400, "content_length"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\n", 400, "content_length"),
+    // Transfer codings that one side knows and another does not.
+    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "transfer_encoding"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501, "transfer_encoding"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", 501, "transfer_encoding"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", 501, "transfer_encoding"),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400, ""),
+    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400, "space_before_colon"),
+    bad("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "transfer_encoding_in_http10"),
+    // Lines that end in more than one way.
+    bad("GET / HTTP/1.1\nHost: a\n\n", 400, "bare_lf"),
+    bad("GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", 400, "bare_lf"),
+    bad("GET / HTTP/1.1\r\nHost: a\r\nX: b\rY: c\r\n\r\n", 400, "bare_cr"),
+    bad("GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n folded\r\n\r\n", 400, "obs_fold"),
+    bad("GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n\tfolded\r\n\r\n", 400, "obs_fold"),
+    bad("GET / HTTP/1.1\r\n X: b\r\nHost: a\r\n\r\n", 400, ""),
+    // Fields.
+    bad("GET / HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n", 400, "space_before_colon"),
+    bad("GET / HTTP/1.1\r\nHost: a\r\nX(: b\r\n\r\n", 400, "header_name"),
+    bad("GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n", 400, "header_name"),
+    bad("GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400, ""),
+    bad("GET / HTTP/1.1\r\nHost: a\r\nX: b\0c\r\n\r\n", 400, ""),
+    bad("GET / HTTP/1.1\r\nHost: a\r\nX\0: b\r\n\r\n", 400, ""),
+    // Whose request it is.
+    bad("GET / HTTP/1.1\r\n\r\n", 400, "host_missing"),
+    bad("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "host_repeated"),
+    bad("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, "host_repeated"),
+    bad("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "host"),
+    bad("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, "host"),
+    bad("GET / HTTP/1.1\r\nHost: user@a\r\n\r\n", 400, ""),
+    bad("GET / HTTP/1.1\r\nHost: a:99999\r\n\r\n", 400, "host"),
+    bad("GET http://user@a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, "userinfo"),
+    // Start lines.
+    bad("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
+    bad("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", 400, ""),
+    bad("GET / HTTP/1.1\x0b\r\nHost: a\r\n\r\n", 400, ""),
+    bad("GE(T / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "method"),
+    bad("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
+    bad("GET /#x HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target_fragment"),
+    bad("GET nowhere HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
+    bad("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
+    bad("GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
+    bad("GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505, "version"),
+    bad("GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505, "version"),
+    bad("GET / http/1.1\r\nHost: a\r\n\r\n", 0, ""),
+    bad("GET / HTTP/01.1\r\nHost: a\r\n\r\n", 0, ""),
+    bad("GET /\r\n\r\n", 0, ""),
+    bad("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nContent-Length: 5\r\n\r\nabcde", 400, "connect_body"),
+    bad("CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
+];
+
+/// What follows a refused request on the same connection must never be taken for one.
+const BEHIND: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn setting() -> (Upstream, SocketAddr, Proxy) {
+    let upstream = Upstream::echo("up");
+    let web = port::free_address();
+    let proxy = Proxy::start(front(web, &[upstream.address]));
+    (upstream, web, proxy)
+}
+
+#[test]
+fn malformed_requests_are_refused() {
+    let (upstream, web, mut proxy) = setting();
+    let mut wrong = Vec::new();
+    for case in REFUSED {
+        let mut raw = Raw::connect(web);
+        raw.send(format!("{}{BEHIND}", case.request));
+        let answer = raw.try_answer("GET").unwrap_or_default();
+        let right_status = match case.status {
+            0 => (400..600).contains(&answer.status),
+            status => answer.status == status,
+        };
+        // The reason's header names the cause; the detail is in the metric.
+        let rest = raw.closed();
+        if !right_status || answer.reason().is_empty() || !rest.is_empty() {
+            wrong.push(format!(
+                "{:?}\n  gave {} {:?}, then {:?}",
+                case.request,
+                answer.status,
+                answer.headers,
+                String::from_utf8_lossy(&rest)
+            ));
+        }
+        if !case.reason.is_empty() {
+            let labels = [("listener", "web"), ("reason", case.reason)];
+            if !proxy.metrics().has("weft_requests_rejected_total", &labels) {
+                wrong.push(format!("{:?}\n  was not counted as {}", case.request, case.reason));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    let reached: Vec<String> = upstream.seen().into_iter().map(|seen| seen.head).collect();
+    assert!(reached.is_empty(), "{reached:#?}");
+    let rejected = proxy.metrics().sum("weft_requests_rejected_total", &[]);
+    assert!(rejected >= REFUSED.len() as f64, "{rejected} counted");
+    proxy.is_well();
+}
+
+/// Bodies whose framing breaks after the head was fine: the request may have gone out, what comes
+/// behind it may not.
+#[test]
+fn broken_chunks_end_the_connection() {
+    let (upstream, web, mut proxy) = setting();
+    let head = "POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for body in [
+        "5\nabcde\r\n0\r\n\r\n",
+        "5\r\nabcdefg\r\n0\r\n\r\n",
+        "5\r\nabcde0\r\n\r\n",
+        "0x5\r\nabcde\r\n0\r\n\r\n",
+        "+5\r\nabcde\r\n0\r\n\r\n",
+        "-5\r\nabcde\r\n0\r\n\r\n",
+        " 5\r\nabcde\r\n0\r\n\r\n",
+        "5 \r\nabcde\r\n0\r\n\r\n",
+        "g\r\nabcde\r\n0\r\n\r\n",
+        "\r\nabcde\r\n0\r\n\r\n",
+        "10000000000000005\r\nabcde\r\n0\r\n\r\n",
+        "ffffffffffffffff\r\nabcde\r\n0\r\n\r\n",
+        "5;\nabcde\r\n0\r\n\r\n",
+        "5;a\rb=c\r\nabcde\r\n0\r\n\r\n",
+        "5;a=\"\nb\"\r\nabcde\r\n0\r\n\r\n",
+        "5\r\nabcde\r\n0\n\n",
+        "5\r\nabcde\r\n0\r\nX : y\r\n\r\n",
+        "5\r\nabcde\r\n0\r\nContent-Length: 7\r\n\r\n",
+        "5\r\nabcde\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "5\r\nabcde\r\n0\r\nX: y\n\r\n",
+    ] {
+        let mut raw = Raw::connect(web);
+        raw.send(format!("{head}{body}{BEHIND}"));
+        let answer = raw.try_answer("POST").unwrap_or_default();
+        let rest = raw.closed();
+        assert!(
+            matches!(answer.status, 0 | 400 | 431) && rest.is_empty(),
+            "{body:?} gave {answer:?}, then {:?}",
+            String::from_utf8_lossy(&rest)
+        );
+    }
+    let whole = upstream.seen().into_iter().filter(|seen| !seen.target().is_empty());
+    let whole: Vec<String> = whole.map(|seen| format!("{} {:?}", seen.head, seen.body)).collect();
+    assert!(whole.is_empty(), "{whole:#?}");
+    proxy.is_well();
+}
+
+/// What is unusual and allowed must pass, or the refusals above would prove little.
+#[test]
+fn unusual_requests_pass() {
+    let (upstream, web, _proxy) = setting();
+    for (request, body) in [
+        ("GET / HTTP/1.1\r\nhOsT:a\r\n\r\n", ""),
+        ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+        ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", ""),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX:\r\nY: \t \r\n\r\n", ""),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: \"caf\u{e9}\"\r\n\r\n", ""),
+        ("BREW-1 / HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 005\r\n\r\nabcde", "abcde"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n", "abcde"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=\"b;c\"\r\nabcde\r\n00\r\n\r\n", "abcde"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde", "abcde"),
+    ] {
+        let mut raw = Raw::connect(web);
+        raw.send(request);
+        let answer = raw.answer();
+        assert_eq!((answer.status, answer.text()), (200, format!("/{body}")), "{request:?}");
+        // The upstream heard one framing, and a canonical one.
+        let seen = upstream.last();
+        let framings = seen.headers("content-length").len() + seen.headers("transfer-encoding").len();
+        assert!(framings <= 1, "{}", seen.head);
+        assert!(!seen.head.contains("005"), "{}", seen.head);
+    }
+}
+
+/// Answers that must not pass: 502, never a byte of them, and the upstream connection is not used
+/// again.
+#[test]
+fn malformed_answers_are_refused() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nabcde",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: b\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 99 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        "\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0d\r\n\r\n",
+    ] {
+        let upstream = Upstream::fixed(answer, Then::Close);
+        let web = port::free_address();
+        let proxy = Proxy::start(front(web, &[upstream.address]));
+        let mut raw = Raw::connect(web);
+        let got = raw.get("/");
+        assert_eq!((got.status, got.reason()), (502, "upstream_protocol"), "{answer:?}");
+        // The client's own connection is fine.
+        assert_eq!(raw.get("/").status, 502);
+        assert_eq!(upstream.connections(), 2, "{answer:?}");
+        proxy.counts("upstream_protocol", 2.0);
+    }
+}
+
+/// Bytes behind an answer are no answer to the next request (response queue poisoning).
+#[test]
+fn bytes_behind_an_answer_are_dropped() {
+    let upstream = Upstream::fixed(
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned",
+        Then::Keep,
+    );
+    let web = port::free_address();
+    let _proxy = Proxy::start(front(web, &[upstream.address]));
+    let mut raw = Raw::connect(web);
+    for _ in 0..10 {
+        assert_eq!(raw.get("/").text(), "ok");
+    }
+    assert_eq!(upstream.connections(), 10);
+}
+
+/// HTTP/2 fields that would become something else in HTTP/1.1 (RFC 9113 §8.2, §8.3).
+#[test]
+fn http2_requests_that_would_change_are_refused() {
+    let (upstream, web, mut proxy) = setting();
+    let with = |name: &'static str, value: &'static str| {
+        let mut fields = frames::get("/h2");
+        fields.push((name, value));
+        fields
+    };
+    let without = |name: &str| {
+        let mut fields = frames::get("/h2");
+        fields.retain(|(field, _)| *field != name);
+        fields
+    };
+    let replaced = |name: &'static str, value: &'static str| {
+        let mut fields = frames::get("/h2");
+        for field in fields.iter_mut().filter(|field| field.0 == name) {
+            field.1 = value;
+        }
+        fields
+    };
+    let cases = [
+        with("x", "a\r\nSmuggled: b"),
+        with("x", "a\nb"),
+        with("x", "a\0b"),
+        with("x y", "a"),
+        with("x:", "a"),
+        with("x\r\nsmuggled", "a"),
+        with("X-Upper", "a"),
+        with("", "a"),
+        with("connection", "close"),
+        with("transfer-encoding", "chunked"),
+        with("upgrade", "h2c"),
+        with("keep-alive", "1"),
+        with("proxy-connection", "close"),
+        with("te", "gzip"),
+        with("content-length", "5"),
+        with("content-length", "x"),
+        with("host", "other"),
+        with(":path", "/second"),
+        with(":unknown", "a"),
+        without(":method"),
+        without(":path"),
+        without(":scheme"),
+        replaced(":path", ""),
+        replaced(":path", "/a b"),
+        replaced(":path", "/a\r\nX: y"),
+        replaced(":path", "no-slash"),
+        replaced(":path", "/#fragment"),
+        replaced(":method", "G ET"),
+        replaced(":method", "GET / HTTP/1.1\r\nX: y"),
+        replaced(":authority", "a b"),
+        replaced(":authority", "user@a"),
+        replaced(":authority", ""),
+        replaced(":scheme", "ht tp"),
+    ];
+    let mut wrong = Vec::new();
+    for fields in &cases {
+        let mut client = Frames::connect(web);
+        let sent = client.request(1, END_STREAM, fields);
+        let status = sent.ok().and_then(|()| client.status_of(1));
+        // A stream error, a connection error or a 4xx: all keep it from the upstream.
+        if status.is_some_and(|status| !(400..500).contains(&status)) {
+            wrong.push(format!("{fields:?} gave {status:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let reached: Vec<String> = upstream.seen().into_iter().map(|seen| seen.head).collect();
+    assert!(reached.is_empty(), "{reached:#?}");
+
+    // A plain one passes, so that the above means something.
+    let mut client = Frames::connect(web);
+    client.request(1, END_STREAM, &frames::get("/h2")).expect("it is read");
+    assert_eq!(client.status_of(1), Some(200));
+    proxy.is_well();
+}
+
+/// A body longer or shorter than its `content-length` (RFC 9113 §8.1.1) must not shift what follows.
+#[test]
+fn http2_bodies_keep_their_length() {
+    let (upstream, web, mut proxy) = setting();
+    for (said, body) in [("3", "abcdef"), ("10", "abc")] {
+        let mut client = Frames::connect(web);
+        let mut fields = frames::get("/length");
+        fields[0].1 = "POST";
+        fields.push(("content-length", said));
+        client.request(1, 0, &fields).expect("it is read");
+        let _ = client.send(frames::DATA, END_STREAM, 1, body.as_bytes());
+        let status = client.status_of(1);
+        assert!(status.is_none_or(|status| (400..500).contains(&status)), "{said}: {status:?}");
+    }
+    let reached: Vec<String> = upstream.seen().into_iter().map(|seen| seen.head).collect();
+    assert!(reached.is_empty(), "{reached:#?}");
+    proxy.is_well();
+}
+
+/// Frames out of place are connection errors (RFC 9113 §5.1, §6), not fatal to anybody else.
+#[test]
+fn http2_frames_out_of_place_close_the_connection() {
+    let (_upstream, web, mut proxy) = setting();
+    let block = frames::block(&frames::get("/"));
+    let cases: [(&str, Vec<u8>); 9] = [
+        ("DATA on an idle stream", frames::frame(frames::DATA, 0, 1, b"x")),
+        ("DATA on stream 0", frames::frame(frames::DATA, 0, 0, b"x")),
+        ("HEADERS on an even stream", frames::frame(frames::HEADERS, END_HEADERS | END_STREAM, 2, &block)),
+        ("CONTINUATION without HEADERS", frames::frame(frames::CONTINUATION, END_HEADERS, 1, &block)),
+        ("SETTINGS of five bytes", frames::frame(frames::SETTINGS, 0, 0, b"12345")),
+        ("PING of seven bytes", frames::frame(frames::PING, 0, 0, b"1234567")),
+        ("a window of zero more", frames::frame(frames::WINDOW_UPDATE, 0, 0, &[0; 4])),
+        ("HEADERS with a broken block", frames::frame(frames::HEADERS, END_HEADERS | END_STREAM, 1, &[0xff; 8])),
+        ("a frame larger than allowed", frames::frame(frames::DATA, 0, 1, &vec![0; 20_000])),
+    ];
+    for (name, bytes) in cases {
+        let mut client = Frames::connect(web);
+        let _ = std::io::Write::write_all(&mut client.stream, &bytes);
+        let goaway = client.find(|frame| frame.kind == frames::GOAWAY);
+        let code = goaway.and_then(|frame| frame.error_code());
+        assert!(code.is_none_or(|code| code != 0), "{name}: {code:?}");
+        assert!(client.find(|_| false).is_none(), "{name}: left open");
+    }
+    eventually("the errors being counted", || {
+        let errors = proxy.metrics().sum("weft_http2_connection_errors_total", &[("listener", "web")]);
+        (errors >= 5.0).then_some(())
+    });
+    proxy.is_well();
+}
