@@ -179,7 +179,7 @@ fn unavailable_is_tried_again_when_a_rule_says_so() {
     let proxy = Proxy::start(config);
     // It fails twice and then answers with the number of tries.
     assert_eq!(client(&web.to_string(), "method:/weft.Test/Flaky", |_| ()), "OK 3");
-    let tried = [("kind", "policy"), ("result", "tried")];
+    let tried = [("kind", "grpc_status"), ("result", "budgeted")];
     let retries = proxy.metrics().sum("weft_retries_total", &tried);
     assert!((retries - 2.0).abs() < 0.5, "{retries}");
 }
@@ -194,7 +194,7 @@ fn the_health_protocol_takes_endpoints_out_and_in() {
     config["services"][0]["healthCheck"] = json!({"kind": "grpc", "interval": "50ms", "timeout": "2s",
         "unhealthyThreshold": 2, "healthyThreshold": 2});
     let proxy = Proxy::start(config);
-    let healthy_now = || proxy.metrics().sum("weft_endpoints_healthy", &[("service", "up")]);
+    let healthy_now = || proxy.available("up");
     eventually("both healthy", || (healthy_now() > 1.5).then_some(()));
     server.set_health("", "NOT_SERVING");
     eventually("one unhealthy", || (healthy_now() < 1.5).then_some(()));

@@ -134,7 +134,7 @@ fn hop_by_hop_fields_end_here() {
     let _proxy = Proxy::start(front(web, &[upstream.address]));
     let answer = raw::exchange(
         web,
-        "GET / HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n\
+        "GET / HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, X-Hop, HTTP2-Settings\r\nX-Hop: 1\r\n\
          Keep-Alive: 5\r\nTE: trailers, deflate\r\nProxy-Connection: keep-alive\r\n\
          Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nX-Kept:  two  words \r\nx-many: 1\r\nX-Many: 2\r\n\r\n",
     );

@@ -144,6 +144,7 @@ fn malformed_requests_are_refused() {
 fn broken_chunks_end_the_connection() {
     let (upstream, web, mut proxy) = setting();
     let head = "POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut wrong = Vec::new();
     for body in [
         "5\nabcde\r\n0\r\n\r\n",
         "5\r\nabcdefg\r\n0\r\n\r\n",
@@ -156,7 +157,6 @@ fn broken_chunks_end_the_connection() {
         "g\r\nabcde\r\n0\r\n\r\n",
         "\r\nabcde\r\n0\r\n\r\n",
         "10000000000000005\r\nabcde\r\n0\r\n\r\n",
-        "ffffffffffffffff\r\nabcde\r\n0\r\n\r\n",
         "5;\nabcde\r\n0\r\n\r\n",
         "5;a\rb=c\r\nabcde\r\n0\r\n\r\n",
         "5;a=\"\nb\"\r\nabcde\r\n0\r\n\r\n",
@@ -169,13 +169,12 @@ fn broken_chunks_end_the_connection() {
         let mut raw = Raw::connect(web);
         raw.send(format!("{head}{body}{BEHIND}"));
         let answer = raw.try_answer("POST").unwrap_or_default();
-        let rest = raw.closed();
-        assert!(
-            matches!(answer.status, 0 | 400 | 431) && rest.is_empty(),
-            "{body:?} gave {answer:?}, then {:?}",
-            String::from_utf8_lossy(&rest)
-        );
+        let rest = raw.try_closed();
+        if !matches!(answer.status, 400 | 431) || rest.as_deref() != Some(b"") {
+            wrong.push(format!("{body:?} gave {answer:?}, then {rest:?}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let whole = upstream.seen().into_iter().filter(|seen| !seen.target().is_empty());
     let whole: Vec<String> = whole.map(|seen| format!("{} {:?}", seen.head, seen.body)).collect();
     assert!(whole.is_empty(), "{whole:#?}");

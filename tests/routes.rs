@@ -2,7 +2,7 @@
 //! `config`; here one of each shows that the proxy does what the decision says.
 
 use serde_json::{Value, json};
-use weft_tests::config::{front, route, service};
+use weft_tests::config::{front, push, route, service};
 use weft_tests::proxy::Proxy;
 use weft_tests::raw::{self, Raw};
 use weft_tests::upstream::Upstream;
@@ -13,7 +13,7 @@ fn routed(rules: Value) -> (Upstream, Upstream, std::net::SocketAddr, Proxy) {
     let (up, other) = (Upstream::echo("up"), Upstream::echo("other"));
     let web = port::free_address();
     let mut config = front(web, &[up.address]);
-    config["services"][1] = service("other", &[other.address]);
+    push(&mut config, "services", service("other", &[other.address]));
     config["routes"] = json!([route("shop", rules)]);
     let proxy = Proxy::start(config);
     (up, other, web, proxy)
@@ -60,8 +60,9 @@ fn hostnames_choose_the_route() {
     let (_up, _other, web, mut proxy) = routed(json!([{"backendRefs": [{"name": "up"}]}]));
     proxy.reload(|config| {
         config["routes"][0]["hostnames"] = json!(["shop.example"]);
-        config["routes"][1] = route("wild", json!([{"backendRefs": [{"name": "other"}]}]));
-        config["routes"][1]["hostnames"] = json!(["*.shop.example"]);
+        let mut wild = route("wild", json!([{"backendRefs": [{"name": "other"}]}]));
+        wild["hostnames"] = json!(["*.shop.example"]);
+        push(config, "routes", wild);
     });
     for (host, service) in [
         ("shop.example", "up"),

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_tests::certificate::{Authority, Pair};
-use weft_tests::config::{front, route, service};
+use weft_tests::config::{front, push, route, service};
 use weft_tests::curl::{Curled, curl};
 use weft_tests::nginx::{ECHO, Nginx};
 use weft_tests::proxy::{self, Proxy};
@@ -330,12 +330,11 @@ fn a_slow_hello_is_waited_for() {
     let pair = setting.authority.issue("server", &["shop.example"]);
     let mut config = setting.front(&[&pair], upstream.address);
     config["listeners"][0]["http"] = json!({"headerTimeout": "500ms"});
-    config["listeners"][1] = json!({"name": "auto", "address": port::free_address().to_string(),
-        "protocol": "auto", "service": "up", "tls": config["listeners"][0]["tls"]});
-    let auto: SocketAddr = config["listeners"][1]["address"]
-        .as_str()
-        .and_then(|text| text.parse().ok())
-        .expect("it is an address");
+    let auto = port::free_address();
+    let tls = config["listeners"][0]["tls"].clone();
+    let listener = json!({"name": "auto", "address": auto.to_string(), "protocol": "auto",
+        "service": "up", "tls": tls});
+    push(&mut config, "listeners", listener);
     let _proxy = Proxy::start(config);
     // One that never ends is closed, one that is complete is served.
     let mut stalled = Raw::connect(setting.web);

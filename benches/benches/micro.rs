@@ -1,5 +1,5 @@
-//! The pure decisions alone, where nothing but they can be measured: selecting a
-//! route among 1,000 rules and picking one of 1,000 endpoints.
+//! What every request pays for, alone: selecting a route among 1,000 rules, picking
+//! one of 1,000 endpoints, recording it in the metrics.
 //! `cargo bench -p weft-benches --bench micro`; hop measures them in their place.
 
 use std::fmt::Write;
@@ -15,7 +15,9 @@ use rand::rngs::SmallRng;
 use weft_config::select::{RequestHead, Selection, select};
 use weft_config::snapshot::{Algorithm, Balancer, Scheme, Snapshot};
 use weft_proxy::logic::balance::{EndpointSet, EndpointState, InFlight, Outcome};
+use weft_proxy::logic::cause::Cause;
 use weft_proxy::logic::time::Nanos;
+use weft_proxy::telemetry::metrics::{Metrics, RequestSeries};
 
 const ROUTES: usize = 100;
 const RULES_PER_ROUTE: usize = 10;
@@ -210,5 +212,34 @@ fn picking(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, selection, picking);
+fn recording(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("record a request in the metrics");
+    let metrics = Metrics::default();
+    let names: Vec<String> = (0..ENDPOINTS)
+        .map(|index| format!("10.0.{}.{}:80", index >> 8, index & 255))
+        .collect();
+    let series: Vec<Arc<RequestSeries>> = names
+        .iter()
+        .map(|backend| metrics.series("web", "up", "route", backend))
+        .collect();
+    let latency = Duration::from_micros(700);
+    group.bench_function("one series", |bencher| {
+        bencher.iter(|| {
+            black_box(&series[0]).record(200, Cause::Answered, black_box(latency), 120, 200)
+        });
+    });
+    let mut turn = 0;
+    group.bench_function("1,000 series in turn", |bencher| {
+        bencher.iter(|| {
+            turn = (turn + 1) % series.len();
+            black_box(&series[turn]).record(200, Cause::Answered, black_box(latency), 120, 200);
+        });
+    });
+    group.bench_function("looking its series up by name", |bencher| {
+        bencher.iter(|| metrics.series("web", "up", "route", black_box(&names[7])));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, selection, picking, recording);
 criterion_main!(benches);

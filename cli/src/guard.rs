@@ -15,7 +15,9 @@ use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
 /// `weft guard`, which only [`crate::demo`] starts.
 pub fn run() -> Result<ExitCode> {
     if getpgrp() != getpid() {
-        bail!("this is started by `weft demo`, as the leader of a process group; there is no use for it by hand");
+        bail!(
+            "this is started by `weft demo`, as the leader of a process group; there is no use for it by hand"
+        );
     }
     let mut pipe = io::stdin();
     let mut ignored = [0; 16];

@@ -23,9 +23,17 @@ fn every_example_is_valid() {
         if path.extension().is_none_or(|extension| extension != "yaml") {
             continue;
         }
-        let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .expect("a file has a name")
+            .to_string_lossy()
+            .into_owned();
         let text = std::fs::read_to_string(&path).expect("an example can be read");
-        refused.extend(file::load(&name, &text).err().map(|errors| errors.to_string()));
+        refused.extend(
+            file::load(&name, &text)
+                .err()
+                .map(|errors| errors.to_string()),
+        );
         found.push(name);
     }
     assert!(refused.is_empty(), "{}", refused.join("\n"));

@@ -53,7 +53,9 @@ const VERSION: u64 = 1;
 pub enum HandoverError {
     #[error("the exchange with the other process failed")]
     Io(#[from] io::Error),
-    #[error("the other process runs as user {theirs}, not {ours}; only the same user may take over")]
+    #[error(
+        "the other process runs as user {theirs}, not {ours}; only the same user may take over"
+    )]
     User { ours: u32, theirs: u32 },
     #[error("the other process is not a weft-proxy that we understand: {0}")]
     Protocol(&'static str),
@@ -131,7 +133,12 @@ fn send_batch(stream: &UnixStream, sockets: &[BorrowedFd<'_>]) -> io::Result<()>
     }
     // Sockets travel with at least one byte.
     let count = [u8::try_from(sockets.len()).unwrap_or(u8::MAX)];
-    sendmsg(stream, &[IoSlice::new(&count)], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(
+        stream,
+        &[IoSlice::new(&count)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }
 
@@ -314,13 +321,22 @@ mod tests {
         second.accept().unwrap();
         assert!(first.accept().is_err());
         drop(second);
-        assert!(take_from(&path).unwrap().is_none(), "a stale socket is no process");
+        assert!(
+            take_from(&path).unwrap().is_none(),
+            "a stale socket is no process"
+        );
         std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
     fn rubbish_is_refused() {
-        for list in [&b"x"[..], b"{}", br#"{"version":2,"sockets":[]}"#, br#"{"version":1,"sockets":["x"]}"#, br#"{"version":1,"sockets":[1]}"#] {
+        for list in [
+            &b"x"[..],
+            b"{}",
+            br#"{"version":2,"sockets":[]}"#,
+            br#"{"version":1,"sockets":["x"]}"#,
+            br#"{"version":1,"sockets":[1]}"#,
+        ] {
             assert!(parse_list(list).is_err());
         }
     }

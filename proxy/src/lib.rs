@@ -3,6 +3,10 @@
 //! `app` wires it; `outbound` is one connection's life; `net` touches sockets;
 //! `state` is what all workers share; `telemetry` tells; `logic` decides.
 
+pub mod admin;
+pub mod app;
+pub mod args;
+pub mod control;
 pub mod drain;
 pub mod handover;
 pub mod health;

@@ -81,7 +81,11 @@ pub async fn run(shared: Arc<Shared>, service: Arc<str>, resolver: SharedResolve
         let pause = match result {
             Ok(answer) => {
                 let holds = answer.valid_until.saturating_duration_since(Instant::now());
-                empty = if answer.endpoints.is_empty() { empty + 1 } else { 0 };
+                empty = if answer.endpoints.is_empty() {
+                    empty + 1
+                } else {
+                    0
+                };
                 shared
                     .metrics
                     .resolved(&service, if empty > 0 { "empty" } else { "success" });
@@ -190,7 +194,10 @@ async fn services(resolver: &TokioResolver, name: &str) -> Result<Answer, NetErr
     let mut valid_until = found.valid_until();
     let best = records.iter().map(|record| record.priority).min();
     let mut endpoints: HashMap<SocketAddr, Endpoint> = HashMap::new();
-    for record in records.iter().filter(|record| Some(record.priority) == best) {
+    for record in records
+        .iter()
+        .filter(|record| Some(record.priority) == best)
+    {
         let target = record.target.to_utf8();
         // "." means: decidedly not here.
         if target == "." {
@@ -213,3 +220,6 @@ async fn services(resolver: &TokioResolver, name: &str) -> Result<Answer, NetErr
         valid_until,
     })
 }
+
+#[cfg(test)]
+mod tests;

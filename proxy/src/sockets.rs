@@ -103,7 +103,8 @@ impl Sockets {
             if self.groups.contains_key(&key) {
                 continue;
             }
-            if let Some(group) = inherited.remove(&listener.address) {
+            if let Some(mut group) = inherited.remove(&listener.address) {
+                top_up(&mut group, worker_count);
                 prepared.opened.insert(key, group);
                 continue;
             }
@@ -170,6 +171,22 @@ fn open_group(address: SocketAddr, worker_count: usize) -> Result<Group, SocketE
         .collect()
 }
 
+/// Opens what a group lacks for every worker to have a socket. One that cannot
+/// be opened leaves its worker without this listener; the others carry it.
+fn top_up(group: &mut Group, worker_count: usize) {
+    while group.len() < worker_count {
+        let opened = group.first().map(TcpListener::local_addr);
+        match opened.map(|address| address.and_then(|address| open(address, true))) {
+            Some(Ok(socket)) => group.push(socket),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "cannot add a socket to an inherited listener");
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
 /// A socket for the admin server: one, and nobody else's.
 pub fn open_admin(address: SocketAddr) -> Result<TcpListener, SocketError> {
     open(address, false).map_err(|error| SocketError::new(address, error))
@@ -201,9 +218,13 @@ mod tests {
     fn snapshot(listeners: &[(&str, SocketAddr)]) -> Arc<Snapshot> {
         let listeners: String = listeners
             .iter()
-            .map(|(name, address)| format!("- {{name: {name}, address: '{address}', service: a}}\n"))
+            .map(|(name, address)| {
+                format!("- {{name: {name}, address: '{address}', service: a}}\n")
+            })
             .collect();
-        let yaml = format!("listeners:\n{listeners}services:\n- {{name: a, endpoints: [{{address: '10.0.0.1:80'}}]}}\n");
+        let yaml = format!(
+            "listeners:\n{listeners}services:\n- {{name: a, endpoints: [{{address: '10.0.0.1:80'}}]}}\n"
+        );
         runtime(&yaml, None).expect("good configuration").snapshot
     }
 
@@ -240,7 +261,11 @@ mod tests {
             .unwrap_err();
         assert_eq!(errors.len(), 1);
         assert_eq!(&*errors[0].0, "a");
-        assert!(errors[0].1.to_string().contains("already in use"), "{}", errors[0].1);
+        assert!(
+            errors[0].1.to_string().contains("already in use"),
+            "{}",
+            errors[0].1
+        );
     }
 
     #[test]
@@ -257,6 +282,12 @@ mod tests {
     #[test]
     fn an_address_of_another_host_says_so() {
         let error = open_group("192.0.2.1:80".parse().unwrap(), 1).unwrap_err();
-        assert!(matches!(error, SocketError::NotOurs { .. } | SocketError::Permission { .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                SocketError::NotOurs { .. } | SocketError::Permission { .. }
+            ),
+            "{error}"
+        );
     }
 }

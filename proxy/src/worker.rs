@@ -161,7 +161,10 @@ async fn accept_loop(
             Err(error) if is_out_of_descriptors(&error) => {
                 worker.shared.metrics.accept_paused();
                 let closed = worker.leases.shed(SHED_STEP) + worker.pool.shed(SHED_STEP);
-                tracing::warn!(closed, "out of file descriptors: closing the idlest connections (raise the limit with `ulimit -n`)");
+                tracing::warn!(
+                    closed,
+                    "out of file descriptors: closing the idlest connections (raise the limit with `ulimit -n`)"
+                );
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
             // The peer gave up between its SYN and our accept.
@@ -187,7 +190,9 @@ fn start(worker: &Arc<Worker>, listener: &Arc<str>, tcp: TcpStream, peer: Socket
     let open = shared.connections.fetch_add(1, Ordering::Relaxed);
     let counted = Counted(Arc::clone(shared));
     if open >= shared.connections_max() && worker.leases.shed(SHED_STEP) == 0 {
-        shared.metrics.connection_refused(listener, "connections_max");
+        shared
+            .metrics
+            .connection_refused(listener, "connections_max");
         return;
     }
     let _ = tcp.set_nodelay(true);

@@ -52,7 +52,6 @@ impl Authority {
 
     /// A certificate for these names, for servers and clients alike, in `file.pem` and
     /// `file.key`. Files that are there are replaced as certbot or cert-manager would.
-    #[must_use]
     pub fn issue(&self, file: &str, names: &[&str]) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).expect("the names are valid");

@@ -55,3 +55,11 @@ pub fn opaque(listen: SocketAddr, endpoints: &[SocketAddr]) -> Value {
         "routes": [],
     })
 }
+
+/// Adds to one of a configuration's lists: `listeners`, `services`, `routes`.
+pub fn push(config: &mut Value, list: &str, entry: Value) {
+    config[list]
+        .as_array_mut()
+        .expect("it is a list")
+        .push(entry);
+}

@@ -32,7 +32,7 @@ pub mod upstream;
 /// The variable that names, between commas, what the tests are to do without.
 pub const WITHOUT: &str = "WEFT_TESTS_WITHOUT";
 /// How long anything that must happen may take. Only a failing test waits this long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The root of the repository.
 #[must_use]

@@ -148,6 +148,14 @@ impl Proxy {
             .sum("weft_requests_total", &[("cause", cause)])
     }
 
+    /// Endpoints of a service that are neither unhealthy nor ejected.
+    #[must_use]
+    #[track_caller]
+    pub fn available(&self, service: &str) -> f64 {
+        let labels = [("service", service), ("state", "available")];
+        self.metrics().sum("weft_endpoints", &labels)
+    }
+
     /// Waits until as many requests ended for `cause`; a request is recorded after its answer.
     #[track_caller]
     pub fn counts(&self, cause: &str, expected: f64) {

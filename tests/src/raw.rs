@@ -264,15 +264,21 @@ impl Raw {
     /// when the peer leaves it open.
     #[track_caller]
     pub fn closed(&mut self) -> Vec<u8> {
+        self.try_closed()
+            .unwrap_or_else(|| panic!("left open; got {:?}", self.seen()))
+    }
+
+    /// The same; `None` when the peer leaves it open.
+    pub fn try_closed(&mut self) -> Option<Vec<u8>> {
         loop {
             match self.fill() {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(error) if is_timeout(&error) => panic!("left open; got {:?}", self.seen()),
+                Err(error) if is_timeout(&error) => return None,
                 Err(_) => break,
             }
         }
-        std::mem::take(&mut self.buffer)
+        Some(std::mem::take(&mut self.buffer))
     }
 
     /// True when nothing comes and nothing ends for a moment. For what must *not* happen.

@@ -8,6 +8,13 @@ use super::{CONNECTIONS_MAX, Setup};
 use crate::case::Mode;
 
 pub fn command(setup: &Setup) -> Result<Command> {
+    let path = setup.write("weft", "yaml", &configuration(setup))?;
+    let mut command = Command::new(&setup.binary);
+    command.arg("--config").arg(path);
+    Ok(command)
+}
+
+fn configuration(setup: &Setup) -> String {
     let (listener, service) = match setup.mode {
         Mode::Http1 | Mode::Tls => ("http", "http1"),
         Mode::Http2 => ("http", "http2"),
@@ -23,7 +30,7 @@ pub fn command(setup: &Setup) -> Result<Command> {
     } else {
         String::new()
     };
-    let text = format!(
+    format!(
         "settings: {{workers: 1, admin: \"{admin}\", connectionsMax: {CONNECTIONS_MAX}}}\n\
          listeners:\n\
          \x20 - name: front\n\
@@ -38,9 +45,29 @@ pub fn command(setup: &Setup) -> Result<Command> {
         admin = setup.admin,
         listen = setup.listen,
         upstream = setup.upstream,
-    );
-    let path = setup.write("weft", "yaml", &text)?;
-    let mut command = Command::new(&setup.binary);
-    command.arg("--config").arg(path);
-    Ok(command)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_has_a_valid_configuration() {
+        for mode in [Mode::Http1, Mode::Http2, Mode::Grpc, Mode::Tcp, Mode::Tls] {
+            let local = crate::upstream::local;
+            let setup = Setup {
+                mode,
+                listen: local(21_000),
+                upstream: local(21_001),
+                admin: local(21_002),
+                folder: "/conf".into(),
+                binary: "weft-proxy".into(),
+            };
+            let text = configuration(&setup);
+            if let Err(errors) = weft_config::file::load("weft.yaml", &text) {
+                panic!("{mode:?}: {errors}\n{text}");
+            }
+        }
+    }
 }

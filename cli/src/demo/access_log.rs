@@ -45,7 +45,10 @@ impl Tail {
         };
         let rest = self.partial.split_off(end + 1);
         let lines = std::mem::replace(&mut self.partial, rest);
-        lines.split(|byte| *byte == b'\n').filter_map(entry).collect()
+        lines
+            .split(|byte| *byte == b'\n')
+            .filter_map(entry)
+            .collect()
     }
 }
 
@@ -67,8 +70,10 @@ mod tests {
         let mut tail = Tail::new(&path);
         assert_eq!(tail.read(), []);
         let mut log = File::create(&path).unwrap();
-        log.write_all(b"{\"backend\":\"127.0.0.1:1\",\"duration_us\":1500}\nnonsense\n{\"backend\":\"127.0")
-            .unwrap();
+        log.write_all(
+            b"{\"backend\":\"127.0.0.1:1\",\"duration_us\":1500}\nnonsense\n{\"backend\":\"127.0",
+        )
+        .unwrap();
         let first = ("127.0.0.1:1".parse().unwrap(), Duration::from_micros(1500));
         assert_eq!(tail.read(), [first]);
         assert_eq!(tail.read(), []);

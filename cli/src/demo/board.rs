@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use super::load::{Lane, Loss};
-use super::metrics::Sample;
+use super::metrics::{Rotation, Sample};
 use super::window::Window;
 
 /// Losses that get a line of their own; the rest is only counted.
@@ -65,7 +65,7 @@ pub struct BackendRow {
     pub life: Life,
     pub ended: Option<Duration>,
     /// Whether the proxy would pick it; none while it does not know it.
-    pub in_rotation: Option<bool>,
+    pub rotation: Option<Rotation>,
     pub served: u64,
     pub window: Window,
 }
@@ -150,7 +150,9 @@ impl Board {
             lane.window.count(now, 1, 0);
             lane.window.took(now, latency);
             // A histogram that sizes itself takes every value.
-            let _recorded = lane.latency.record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+            let _recorded = lane
+                .latency
+                .record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
         }
     }
 
@@ -166,17 +168,27 @@ impl Board {
         let lost: u64 = state.lanes.iter().map(|lane| lane.lost).sum();
         drop(state);
         if lost <= LOSSES_TOLD_MAX {
-            self.tell(Tone::Bad, format!("LOST request {number}, {name}: {}", loss.0));
+            self.tell(
+                Tone::Bad,
+                format!("LOST request {number}, {name}: {}", loss.0),
+            );
         }
     }
 
     pub fn add_backend(&self, row: BackendRow) {
         let mut state = self.state();
         // One that was started again on its port takes the place it had.
-        match state.backends.iter_mut().find(|other| other.address == row.address) {
+        match state
+            .backends
+            .iter_mut()
+            .find(|other| other.address == row.address)
+        {
             Some(other) => *other = row,
             None => {
-                let after = state.backends.iter().rposition(|other| other.name == row.name);
+                let after = state
+                    .backends
+                    .iter()
+                    .rposition(|other| other.name == row.name);
                 let place = after.map_or(state.backends.len(), |place| place + 1);
                 state.backends.insert(place, row);
             }
@@ -197,26 +209,75 @@ impl Board {
         let now = self.now();
         let mut state = self.state();
         let delta = sample.since(&state.sample);
+        let mut events = Vec::new();
         for row in &mut state.backends {
-            row.in_rotation = sample.in_rotation.get(&row.address).copied();
+            let rotation = sample.rotation.get(&row.address).copied();
+            events.extend(turn(row, rotation).map(|(tone, text)| Event {
+                at: now,
+                tone,
+                text,
+            }));
+            row.rotation = rotation;
             if let Some(counts) = delta.requests.get(&row.address) {
                 row.served += counts.good + counts.bad;
                 row.window.count(now, counts.good, counts.bad);
             }
+        }
+        if delta.retries > 0 {
+            let text = format!(
+                "the proxy tries {} elsewhere",
+                counted(delta.retries, "request")
+            );
+            events.push(Event {
+                at: now,
+                tone: Tone::Good,
+                text,
+            });
         }
         state.proxy.retries += delta.retries;
         state.proxy.reloads += delta.reloads;
         state.proxy.reloads_refused += delta.reloads_refused;
         state.proxy.resident_bytes = sample.resident_bytes;
         state.sample = sample;
+        state.events.extend(events);
     }
 
     /// How long a backend took for a request, by the proxy's access log.
     pub fn took(&self, backend: SocketAddr, latency: Duration) {
         let now = self.now();
-        if let Some(row) = self.state().backends.iter_mut().find(|row| row.address == backend) {
+        if let Some(row) = self
+            .state()
+            .backends
+            .iter_mut()
+            .find(|row| row.address == backend)
+        {
             row.window.took(now, latency);
         }
+    }
+}
+
+pub fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// What there is to say when the proxy thinks of a backend otherwise than before.
+fn turn(row: &BackendRow, now: Option<Rotation>) -> Option<(Tone, String)> {
+    let name = &row.name;
+    match (row.rotation?, now?) {
+        (before, now) if before == now => None,
+        (_, Rotation::In) => Some((
+            Tone::Good,
+            format!("the proxy has {name} in rotation again"),
+        )),
+        (Rotation::In, Rotation::Unhealthy) => Some((
+            Tone::Plain,
+            format!("the proxy takes {name} out: its health check fails"),
+        )),
+        (Rotation::In, _) => Some((
+            Tone::Plain,
+            format!("the proxy ejects {name}: requests to it fail"),
+        )),
+        _ => None,
     }
 }
 

@@ -57,14 +57,17 @@ services:
             }
         }
         text.push_str("routes:\n");
-        self.services.iter().for_each(|service| text.push_str(route(*service)));
+        self.services
+            .iter()
+            .for_each(|service| text.push_str(route(*service)));
         text
     }
 
     /// Replaces the file in one step, so that nobody reads half of it.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = self.text();
-        file::load(&path.display().to_string(), &text).context("the demo wrote a configuration that the proxy would refuse")?;
+        file::load(&path.display().to_string(), &text)
+            .context("the demo wrote a configuration that the proxy would refuse")?;
         replace(path, &text)
     }
 }
@@ -118,7 +121,11 @@ mod tests {
 
     #[test]
     fn every_choice_of_services_is_a_valid_configuration() {
-        let all = [Service::Catalogue, Service::Payment, Service::Authentication];
+        let all = [
+            Service::Catalogue,
+            Service::Payment,
+            Service::Authentication,
+        ];
         let address = "127.0.0.1:18101".parse().unwrap();
         for services in [&all[..], &all[..2], &all[..1]] {
             let configuration = Configuration {

@@ -1,5 +1,6 @@
-//! What the proxy says of itself: its /metrics page, parsed, and the counts
-//! between two readings of it. Pure but for [`fetch`].
+//! What the proxy says of itself on its admin address: /metrics and /endpoints,
+//! parsed, and the counts between two readings. Pure but for the two functions
+//! that fetch.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,6 +9,7 @@ use anyhow::{Result, bail};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+use serde_json::Value;
 
 use super::load::Http1;
 
@@ -17,13 +19,24 @@ pub struct Sample {
     /// When the process started, in seconds: a restarted one counts from zero.
     pub process: f64,
     pub requests: HashMap<SocketAddr, Counts>,
-    /// Whether the balancer would pick the endpoint, for each that is configured.
-    pub in_rotation: HashMap<SocketAddr, bool>,
+    /// Whether the balancer would pick an endpoint, for each that is configured.
+    pub rotation: HashMap<SocketAddr, Rotation>,
     pub reloads: u64,
     pub reloads_refused: u64,
     pub retries: u64,
     pub resident_bytes: u64,
     pub cpu_seconds: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    In,
+    /// By the active checks.
+    Unhealthy,
+    /// For the failures of requests.
+    Ejected,
+    /// Something else keeps it out.
+    Out,
 }
 
 /// Requests by what the client was answered.
@@ -53,19 +66,69 @@ impl Sample {
     }
 }
 
-/// Reads the page from the admin address.
+/// Reads the numbers from the admin address.
 pub async fn fetch(admin: SocketAddr) -> Result<Sample> {
+    let mut sample = parse(&page(admin, "/metrics").await?);
+    sample.rotation = parse_endpoints(&serde_json::from_str(&page(admin, "/endpoints").await?)?);
+    Ok(sample)
+}
+
+/// The first error of the configuration that was refused last.
+pub async fn fetch_refusal(admin: SocketAddr) -> Result<Option<String>> {
+    let page: Value = serde_json::from_str(&page(admin, "/config").await?)?;
+    let error = page
+        .pointer("/lastReloadRefused/errors/0")
+        .and_then(Value::as_str);
+    Ok(error.map(str::to_owned))
+}
+
+async fn page(admin: SocketAddr, path: &str) -> Result<String> {
     // A connection each: after a handover the next one reaches the new process.
     let client = Http1::new(admin, false);
-    let request = Request::get("/metrics").body(Full::<Bytes>::default())?;
+    let request = Request::get(path).body(Full::<Bytes>::default())?;
     let answer = match client.call(request).await {
         Ok(answer) => answer,
-        Err(loss) => bail!("reading http://{admin}/metrics: {}", loss.0),
+        Err(loss) => bail!("reading http://{admin}{path}: {}", loss.0),
     };
     if !answer.status.is_success() {
-        bail!("reading http://{admin}/metrics: status {}", answer.status);
+        bail!("reading http://{admin}{path}: status {}", answer.status);
     }
-    Ok(parse(&String::from_utf8_lossy(&answer.body)))
+    Ok(String::from_utf8_lossy(&answer.body).into_owned())
+}
+
+fn parse_endpoints(page: &Value) -> HashMap<SocketAddr, Rotation> {
+    let lists = |value: &Value, name: &str| {
+        value
+            .get(name)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let services = lists(page, "services").into_iter();
+    let endpoints = services.flat_map(|service| lists(&service, "endpoints"));
+    endpoints
+        .filter_map(|endpoint| {
+            Some((
+                endpoint.get("address")?.as_str()?.parse().ok()?,
+                rotation(&endpoint),
+            ))
+        })
+        .collect()
+}
+
+fn rotation(endpoint: &Value) -> Rotation {
+    let text = |name| endpoint.get(name).and_then(Value::as_str);
+    match endpoint.get("available").and_then(Value::as_bool) {
+        Some(true) => Rotation::In,
+        _ if text("health") == Some("unhealthy") => Rotation::Unhealthy,
+        _ if endpoint
+            .get("ejectedForSeconds")
+            .is_some_and(Value::is_number) =>
+        {
+            Rotation::Ejected
+        }
+        _ => Rotation::Out,
+    }
 }
 
 /// Reads what we know of a page in the Prometheus text format and skips the rest.
@@ -74,32 +137,28 @@ pub fn parse(page: &str) -> Sample {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
     for (name, labels, value) in lines.filter_map(series) {
         let count = value as u64;
-        let address = || label(&labels, "backend").or(label(&labels, "endpoint"))?.parse().ok();
         match name {
             "weft_requests_total" => {
-                if let Some(address) = address() {
+                if let Some(Ok(address)) = label(&labels, "backend").map(str::parse) {
                     let counts: &mut Counts = sample.requests.entry(address).or_default();
                     match label(&labels, "code_class") {
-                        Some("2xx") if label(&labels, "cause") == Some("answered") => counts.good += count,
+                        Some("2xx") if label(&labels, "cause") == Some("answered") => {
+                            counts.good += count
+                        }
                         _ => counts.bad += count,
                     }
                 }
             }
-            "weft_endpoint_healthy" => {
-                if let Some(address) = address() {
-                    let others = sample.in_rotation.entry(address).or_insert(true);
-                    *others &= value == 1.0;
-                }
+            "weft_reloads_total" if label(&labels, "result") == Some("success") => {
+                sample.reloads += count
             }
-            "weft_endpoint_ejected" => {
-                if let Some(address) = address() {
-                    let others = sample.in_rotation.entry(address).or_insert(true);
-                    *others &= value == 0.0;
-                }
-            }
-            "weft_reloads_total" if label(&labels, "result") == Some("success") => sample.reloads += count,
             "weft_reloads_total" => sample.reloads_refused += count,
-            "weft_retries_total" if label(&labels, "result") == Some("tried") => sample.retries += count,
+            // Other results say why there was no retry.
+            "weft_retries_total"
+                if matches!(label(&labels, "result"), Some("free" | "budgeted")) =>
+            {
+                sample.retries += count;
+            }
             "process_start_time_seconds" => sample.process = value,
             "process_resident_memory_bytes" => sample.resident_bytes = count,
             "process_cpu_seconds_total" => sample.cpu_seconds = value,
@@ -130,7 +189,10 @@ fn series(line: &str) -> Option<(&str, Labels<'_>, f64)> {
 }
 
 fn label<'a>(labels: &Labels<'a>, name: &str) -> Option<&'a str> {
-    labels.iter().find(|(label, _)| *label == name).map(|(_, text)| *text)
+    labels
+        .iter()
+        .find(|(label, _)| *label == name)
+        .map(|(_, text)| *text)
 }
 
 #[cfg(test)]
@@ -143,8 +205,8 @@ mod tests {
 weft_requests_total{listener=\"shop\",service=\"catalogue\",route=\"catalogue\",backend=\"127.0.0.1:1\",cause=\"answered\",code_class=\"2xx\"} 40
 weft_requests_total{listener=\"shop\",service=\"catalogue\",route=\"catalogue\",backend=\"127.0.0.1:1\",cause=\"answered\",code_class=\"5xx\"} 2
 weft_requests_total{listener=\"shop\",service=\"\",route=\"\",backend=\"\",cause=\"no_route\",code_class=\"4xx\"} 9
-weft_retries_total{service=\"catalogue\",kind=\"free\",result=\"tried\"} 3
-weft_retries_total{service=\"catalogue\",kind=\"policy\",result=\"budget\"} 5
+weft_retries_total{service=\"catalogue\",kind=\"connect\",result=\"free\"} 3
+weft_retries_total{service=\"catalogue\",kind=\"status\",result=\"budget_used\"} 5
 weft_reloads_total{result=\"success\"} 2
 weft_reloads_total{result=\"failure\"} 1
 process_start_time_seconds 12.5
@@ -156,9 +218,36 @@ nonsense
     fn a_page() {
         let sample = parse(PAGE);
         let counts = Counts { good: 40, bad: 2 };
-        assert_eq!(sample.requests, HashMap::from([("127.0.0.1:1".parse().unwrap(), counts)]));
-        assert_eq!((sample.retries, sample.reloads, sample.reloads_refused), (3, 2, 1));
+        assert_eq!(
+            sample.requests,
+            HashMap::from([("127.0.0.1:1".parse().unwrap(), counts)])
+        );
+        assert_eq!(
+            (sample.retries, sample.reloads, sample.reloads_refused),
+            (3, 2, 1)
+        );
         assert_eq!((sample.process, sample.resident_bytes), (12.5, 9_000_000));
+    }
+
+    #[test]
+    fn rotations() {
+        let page = r#"{"services": [{"name": "a", "endpoints": [
+            {"address": "127.0.0.1:1", "available": true, "health": "healthy", "ejectedForSeconds": null},
+            {"address": "127.0.0.1:2", "available": false, "health": "unhealthy", "ejectedForSeconds": null}]},
+            {"name": "b", "endpoints": [
+            {"address": "127.0.0.1:3", "available": false, "health": "healthy", "ejectedForSeconds": 1.5},
+            {"address": "127.0.0.1:4", "available": false, "health": "unknown"}]}]}"#;
+        let found = parse_endpoints(&serde_json::from_str(page).unwrap());
+        let at = |port: u16| found[&SocketAddr::from(([127, 0, 0, 1], port))];
+        assert_eq!(
+            [at(1), at(2), at(3), at(4)],
+            [
+                Rotation::In,
+                Rotation::Unhealthy,
+                Rotation::Ejected,
+                Rotation::Out
+            ]
+        );
     }
 
     #[test]
@@ -166,8 +255,14 @@ nonsense
         let first = parse(PAGE);
         let second = parse(&PAGE.replace("2xx\"} 40", "2xx\"} 45"));
         let address = "127.0.0.1:1".parse().unwrap();
-        assert_eq!(second.since(&first).requests[&address], Counts { good: 5, bad: 0 });
+        assert_eq!(
+            second.since(&first).requests[&address],
+            Counts { good: 5, bad: 0 }
+        );
         let restarted = parse(&PAGE.replace("12.5", "99"));
-        assert_eq!(restarted.since(&first).requests[&address], Counts { good: 40, bad: 2 });
+        assert_eq!(
+            restarted.since(&first).requests[&address],
+            Counts { good: 40, bad: 2 }
+        );
     }
 }

@@ -99,7 +99,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let binary = proxy::find(arguments.proxy.as_deref())?;
     let (folder, _lock) = open_folder(&arguments.dir)?;
     let programs = Programs::find()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(perform(arguments, &binary, &folder, programs))
 }
 
@@ -107,20 +109,34 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// lock that keeps a second demo out of it.
 fn open_folder(path: &Path) -> Result<(PathBuf, File)> {
     fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
-    let path = path.canonicalize().with_context(|| format!("finding {}", path.display()))?;
-    let lock = File::create(path.join("lock")).with_context(|| format!("writing in {}", path.display()))?;
+    let path = path
+        .canonicalize()
+        .with_context(|| format!("finding {}", path.display()))?;
+    let lock = File::create(path.join("lock"))
+        .with_context(|| format!("writing in {}", path.display()))?;
     if lock.try_lock().is_err() {
-        bail!("another demo runs in {}: wait for its end, or give this one a folder of its own (--dir)", path.display());
+        bail!(
+            "another demo runs in {}: wait for its end, or give this one a folder of its own (--dir)",
+            path.display()
+        );
     }
     Ok((path, lock))
 }
 
-async fn perform(arguments: &Arguments, binary: &Path, folder: &Path, programs: Programs) -> Result<ExitCode> {
+async fn perform(
+    arguments: &Arguments,
+    binary: &Path,
+    folder: &Path,
+    programs: Programs,
+) -> Result<ExitCode> {
     let board = Arc::new(Board::default());
     for missing in &programs.missing {
         board.tell(Tone::Plain, missing.clone());
     }
-    let target = (programs.has(Service::Payment), programs.has(Service::Authentication));
+    let target = (
+        programs.has(Service::Payment),
+        programs.has(Service::Authentication),
+    );
     let mut stage = Stage::new(folder, programs, Arc::clone(&board))?;
     let mut screen = screen_for(arguments, &stage);
     screen.show_cursor(false);
@@ -141,12 +157,22 @@ async fn perform(arguments: &Arguments, binary: &Path, folder: &Path, programs: 
 }
 
 /// Opens the stage, then lets timeline, load and readings run beside each other.
-async fn show(arguments: &Arguments, binary: &Path, stage: &mut Stage, (payment, authentication): (bool, bool), board: &Arc<Board>) -> Result<()> {
+async fn show(
+    arguments: &Arguments,
+    binary: &Path,
+    stage: &mut Stage,
+    (payment, authentication): (bool, bool),
+    board: &Arc<Board>,
+) -> Result<()> {
     stage.open(binary).await?;
     let lanes = Lane::all(stage.listen, payment, authentication);
     board.add_lanes(&lanes);
     let (stop, stopped) = watch::channel(false);
-    let reading = read_on(stage.admin, Tail::new(&stage.access_log()), Arc::clone(board));
+    let reading = read_on(
+        stage.admin,
+        Tail::new(&stage.access_log()),
+        Arc::clone(board),
+    );
     let driving = load::drive(lanes, f64::from(arguments.rate), Arc::clone(board), stopped);
     let timing = async {
         let result = timeline::perform(stage, board, Duration::from_secs(arguments.seconds)).await;
@@ -213,11 +239,19 @@ fn tell(arguments: &Arguments, board: &Board, end: &End) {
     let state = board.state();
     // A closed pipe leaves nobody to tell; the exit code says it too.
     let _closed = match arguments.output {
-        Output::Text => writeln!(io::stdout(), "\n{}", report::text(&state, end, has_color()).trim_end()),
+        Output::Text => writeln!(
+            io::stdout(),
+            "\n{}",
+            report::text(&state, end, has_color()).trim_end()
+        ),
         Output::Json => {
             let line = report::line(&state, end, board.now().as_secs_f64());
-            writeln!(io::stderr(), "{}", report::text(&state, end, false).trim_end())
-                .and_then(|()| writeln!(io::stdout(), "{line}"))
+            writeln!(
+                io::stderr(),
+                "{}",
+                report::text(&state, end, false).trim_end()
+            )
+            .and_then(|()| writeln!(io::stdout(), "{line}"))
         }
     };
 }

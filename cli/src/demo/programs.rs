@@ -52,9 +52,18 @@ pub struct Programs {
 impl Programs {
     pub fn find() -> Result<Self> {
         let nginx = on_path("nginx");
-        let pythons: Vec<PathBuf> = [venv_python(), on_path("python3")].into_iter().flatten().collect();
-        let python = pythons.iter().find(|python| runs(python, "import http.server")).cloned();
-        let grpc = pythons.iter().find(|python| runs(python, "import grpc")).cloned();
+        let pythons: Vec<PathBuf> = [venv_python(), on_path("python3")]
+            .into_iter()
+            .flatten()
+            .collect();
+        let python = pythons
+            .iter()
+            .find(|python| runs(python, "import http.server"))
+            .cloned();
+        let grpc = pythons
+            .iter()
+            .find(|python| runs(python, "import grpc"))
+            .cloned();
         let mut services = vec![Service::Catalogue];
         let mut missing = Vec::new();
         if nginx.is_none() {
@@ -65,11 +74,16 @@ impl Programs {
         }
         match &python {
             Some(_) => services.push(Service::Payment),
-            None => missing.push("no python3 here: the payment service (POST) is left out".to_owned()),
+            None => {
+                missing.push("no python3 here: the payment service (POST) is left out".to_owned())
+            }
         }
         match &grpc {
             Some(_) => services.push(Service::Authentication),
-            None => missing.push("no python3 with grpcio here: the gRPC service is left out (pip install grpcio)".to_owned()),
+            None => missing.push(
+                "no python3 with grpcio here: the gRPC service is left out (pip install grpcio)"
+                    .to_owned(),
+            ),
         }
         Ok(Self {
             services,
@@ -147,25 +161,41 @@ http {{
     let path = folder.join("nginx.conf");
     fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     let mut command = Command::new(nginx);
-    command.arg("-p").arg(folder).arg("-c").arg(path).arg("-e").arg("stderr");
+    command
+        .arg("-p")
+        .arg(folder)
+        .arg("-c")
+        .arg(path)
+        .arg("-e")
+        .arg("stderr");
     Ok(command)
 }
 
 /// The Python that `make test` made, if this is a working copy.
 fn venv_python() -> Option<PathBuf> {
     let path = PathBuf::from("target/venv/bin/python");
-    path.is_file().then(|| std::path::absolute(path).ok()).flatten()
+    path.is_file()
+        .then(|| std::path::absolute(path).ok())
+        .flatten()
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Debian keeps servers where a user's PATH does not look.
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
+    let folders =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    folders
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }
 
 fn runs(python: &Path, code: &str) -> bool {
     let mut command = Command::new(python);
-    command.arg("-c").arg(code).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg("-c")
+        .arg(code)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

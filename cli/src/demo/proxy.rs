@@ -38,7 +38,9 @@ pub struct Proxy {
 /// The binary that was asked for, or the one beside this program.
 pub fn find(asked: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = asked {
-        return path.canonicalize().with_context(|| format!("finding {} (--proxy)", path.display()));
+        return path
+            .canonicalize()
+            .with_context(|| format!("finding {} (--proxy)", path.display()));
     }
     let own = std::env::current_exe().context("finding this program's own file")?;
     let path = own.with_file_name(NAME);
@@ -52,7 +54,12 @@ pub fn find(asked: Option<&Path>) -> Result<PathBuf> {
 }
 
 impl Proxy {
-    pub async fn start(group: &Group, command: Command, log: &Path, admin: SocketAddr) -> Result<Self> {
+    pub async fn start(
+        group: &Group,
+        command: Command,
+        log: &Path,
+        admin: SocketAddr,
+    ) -> Result<Self> {
         let child = group.start(command, log)?;
         let mut proxy = Self {
             pid: child.id().unwrap_or_default(),
@@ -63,12 +70,20 @@ impl Proxy {
         };
         let deadline = Instant::now() + START_TIMEOUT;
         while !proxy.is_ready().await {
-            let ended = proxy.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+            let ended = proxy
+                .child
+                .as_mut()
+                .map(Child::try_wait)
+                .transpose()?
+                .flatten();
             if let Some(status) = ended {
                 bail!("{NAME} ended ({status}); {}", proxy.log_end());
             }
             if Instant::now() > deadline {
-                bail!("http://{admin}/ready does not answer 200 within {START_TIMEOUT:?}; {}", proxy.log_end());
+                bail!(
+                    "http://{admin}/ready does not answer 200 within {START_TIMEOUT:?}; {}",
+                    proxy.log_end()
+                );
             }
             sleep(LOOK_INTERVAL).await;
         }
@@ -92,7 +107,10 @@ impl Proxy {
             }
             sleep(LOOK_INTERVAL).await;
         }
-        bail!("no new {NAME} is ready {HANDOVER_TIMEOUT:?} after SIGUSR2; {}", self.log_end())
+        bail!(
+            "no new {NAME} is ready {HANDOVER_TIMEOUT:?} after SIGUSR2; {}",
+            self.log_end()
+        )
     }
 
     /// Waits until the old process has left; returns how long it took since the signal.
@@ -102,7 +120,11 @@ impl Proxy {
             None => processes::ended_within(self.pid, HANDOVER_TIMEOUT).await,
         };
         if !left {
-            bail!("the old {NAME} (pid {}) still runs {HANDOVER_TIMEOUT:?} after its replacement was ready; {}", self.pid, self.log_end());
+            bail!(
+                "the old {NAME} (pid {}) still runs {HANDOVER_TIMEOUT:?} after its replacement was ready; {}",
+                self.pid,
+                self.log_end()
+            );
         }
         self.child = None;
         self.pid = new;

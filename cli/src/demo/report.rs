@@ -46,11 +46,18 @@ pub fn text(state: &State, end: &End, color: bool) -> String {
     let (sent, lost) = (state.sent(), state.lost());
     let (tone, verdict) = match (end, lost) {
         (End::Failed(why), _) => ("31", format!("the demo failed: {why}")),
-        (End::Interrupted, _) => ("33", format!("interrupted: {sent} requests sent, {lost} lost so far")),
+        (End::Interrupted, _) => (
+            "33",
+            format!("interrupted: {sent} requests sent, {lost} lost so far"),
+        ),
         (End::Complete, 0) => ("32", format!("{sent} requests sent, 0 lost")),
         (End::Complete, _) => ("31", format!("{sent} requests sent, {lost} LOST")),
     };
-    let (on, off) = if color { (format!("\x1b[1;{tone}m"), "\x1b[0m") } else { (String::new(), "") };
+    let (on, off) = if color {
+        (format!("\x1b[1;{tone}m"), "\x1b[0m")
+    } else {
+        (String::new(), "")
+    };
     text.push_str(&format!("{on}{verdict}{off}\n"));
     text
 }
@@ -125,6 +132,9 @@ mod tests {
         let line = line(&State::default(), &End::Complete, 1.23).to_string();
         assert!(!line.contains('\n'));
         let value: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!((&value["sent"], &value["lost"], &value["seconds"]), (&json!(0), &json!(0), &json!(1.2)));
+        assert_eq!(
+            (&value["sent"], &value["lost"], &value["seconds"]),
+            (&json!(0), &json!(0), &json!(1.2))
+        );
     }
 }

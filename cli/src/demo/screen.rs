@@ -5,9 +5,12 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::board::{BackendRow, Board, Event, Life, State, Tone};
+use super::metrics::Rotation;
 
-/// Rows beside the events: head, tables, totals, and the line after them.
+/// Events shown on however low a screen; the tables give way.
 const EVENTS_MIN: usize = 4;
+/// Rows of a screen with room for twice the backends, which a rollout has.
+const TALL: usize = 32;
 /// A backend that is gone stays in the table for this long.
 const GONE_SHOWN: Duration = Duration::from_secs(3);
 
@@ -34,7 +37,11 @@ pub enum Screen {
     /// Redrawn in place; the number of lines drawn last.
     Terminal { frame: Frame, drawn: usize },
     /// One line a second, and each event as it happens.
-    Lines { told: usize, second: u64, stderr: bool },
+    Lines {
+        told: usize,
+        second: u64,
+        stderr: bool,
+    },
 }
 
 impl Screen {
@@ -47,9 +54,16 @@ impl Screen {
                 }
                 redraw(frame, drawn, board)
             }
-            Self::Lines { told, second, stderr } => {
+            Self::Lines {
+                told,
+                second,
+                stderr,
+            } => {
                 let lines = new_lines(told, second, board);
-                let text = lines.into_iter().map(|line| line + "\n").collect::<String>();
+                let text = lines
+                    .into_iter()
+                    .map(|line| line + "\n")
+                    .collect::<String>();
                 match stderr {
                     true => io::stderr().write_all(text.as_bytes()),
                     false => io::stdout().write_all(text.as_bytes()),
@@ -76,7 +90,9 @@ fn redraw(frame: &Frame, drawn: &mut usize, board: &Board) -> io::Result<()> {
         text.push_str(&format!("\x1b[{drawn}A"));
     }
     text.push_str("\r\x1b[J");
-    lines.iter().for_each(|line| text.push_str(&format!("{line}\r\n")));
+    lines
+        .iter()
+        .for_each(|line| text.push_str(&format!("{line}\r\n")));
     text.push_str("\x1b[?2026l");
     *drawn = lines.len();
     let mut out = io::stdout();
@@ -87,73 +103,140 @@ fn redraw(frame: &Frame, drawn: &mut usize, board: &Board) -> io::Result<()> {
 fn new_lines(told: &mut usize, second: &mut u64, board: &Board) -> Vec<String> {
     let (state, now) = (board.state(), board.now());
     let events = state.events.get(*told..).unwrap_or_default();
-    let mut lines: Vec<String> = events.iter().map(|event| format!("{}  {}", clock(event.at), event.text)).collect();
+    let mut lines: Vec<String> = events
+        .iter()
+        .map(|event| format!("{}  {}", clock(event.at), event.text))
+        .collect();
     *told = state.events.len();
     if now.as_secs() > *second && !state.lanes.is_empty() {
         *second = now.as_secs();
-        let serving = state.backends.iter().filter(|row| shown(row, now));
+        let serving = state
+            .backends
+            .iter()
+            .filter(|row| row.life == Life::Serving);
         let rates = serving.map(|row| {
-            let success = row.window.success(now).map_or(String::new(), |success| format!(" {:.0}%", success * 100.0));
+            let success = row
+                .window
+                .success(now)
+                .map_or(String::new(), |success| format!(" {:.0}%", success * 100.0));
             format!("{} {:.0}/s{success}", row.name, row.window.rate(now))
         });
         let rates = rates.collect::<Vec<_>>().join(", ");
-        lines.push(format!("{}  sent {}, lost {}; {rates}", clock(now), state.sent(), state.lost()));
+        lines.push(format!(
+            "{}  sent {}, lost {}; {rates}",
+            clock(now),
+            state.sent(),
+            state.lost()
+        ));
     }
     lines
 }
 
 /// The screen's lines, none wider than the frame, all together not higher.
 pub fn render(frame: &Frame, state: &State, now: Duration) -> Vec<String> {
-    let paint = Paint { color: frame.color, width: frame.width.saturating_sub(1) };
+    let paint = Paint {
+        color: frame.color,
+        width: frame.width.saturating_sub(1),
+    };
+    let proxy = &state.proxy;
+    let title = format!("  {} of {}  ", clock(now), clock(frame.length));
+    let proxy = format!(
+        "weft-proxy pid {}, {:.1} MiB, {}",
+        proxy.pid,
+        mib(proxy.resident_bytes),
+        frame.url
+    );
     let mut lines = vec![
-        paint.line(&[
-            (BOLD, "Weft demo".to_owned()),
-            (DIM, format!("  {} of {}  ", clock(now), clock(frame.length))),
-            ("", format!("weft-proxy pid {}, {:.1} MiB, {}", state.proxy.pid, mib(state.proxy.resident_bytes), frame.url)),
-        ]),
+        paint.line(&[(BOLD, "Weft demo".to_owned()), (DIM, title), ("", proxy)]),
         String::new(),
     ];
-    let header = format!("{:<18}{:<13}{:<8}{:>9}{:>10}{:>10}{:>10}  {}", "BACKEND", "PROGRAM", "PORT", "RATE", "SUCCESS", "P50", "P99", "ROTATION");
-    lines.push(paint.line(&[(DIM, header)]));
-    lines.extend(state.backends.iter().filter(|row| shown(row, now)).map(|row| backend(&paint, row, now)));
+    lines.extend(backends(&paint, state, now, frame.height >= TALL));
     lines.push(String::new());
-    let header = format!("{:<32}{:>7}{:>9}{:>10}{:>10}{:>10}  {}", "CLIENT", "SENT", "RATE", "SUCCESS", "P50", "P99", "LOST");
+    clients(&paint, state, now, &mut lines);
+    lines.push(String::new());
+    let room = frame.height.saturating_sub(lines.len() + 1).max(EVENTS_MIN);
+    let first = state.events.len().saturating_sub(room);
+    let events = state.events.iter().skip(first);
+    lines.extend(events.map(|event| event_line(&paint, event)));
+    // A taller drawing would scroll, and could not be drawn over.
+    lines.truncate(frame.height.saturating_sub(1));
+    lines
+}
+
+/// `tall`: there is room for those that are leaving, too.
+fn backends(paint: &Paint, state: &State, now: Duration, tall: bool) -> Vec<String> {
+    let header = format!(
+        "{:<15}{:<12}{:<6}{:>7}{:>8}{:>8}{:>8}  {}",
+        "BACKEND", "PROGRAM", "PORT", "RATE", "SUCCESS", "P50", "P99", "ROTATION"
+    );
+    let mut lines = vec![paint.line(&[(DIM, header)])];
+    let rows = state.backends.iter().filter(|row| match tall {
+        true => shown(row, now),
+        false => !matches!(row.life, Life::Gone | Life::Leaving),
+    });
+    lines.extend(rows.map(|row| backend(paint, row, now)));
+    lines
+}
+
+fn clients(paint: &Paint, state: &State, now: Duration, lines: &mut Vec<String>) {
+    let header = format!(
+        "{:<31}{:>8}{:>8}{:>8}{:>8}{:>8}  {}",
+        "CLIENT", "SENT", "RATE", "SUCCESS", "P50", "P99", "LOST"
+    );
     lines.push(paint.line(&[(DIM, header)]));
+    let mut rates = 0.0;
     for lane in &state.lanes {
-        let (rate, success) = (lane.window.rate(now), lane.window.success(now));
-        let cells = format!("{:<32}{:>7}{:>7.0}/s", lane.name, lane.sent, rate);
+        let rate = lane.window.rate(now);
+        rates += rate;
         lines.push(paint.line(&[
-            ("", cells),
-            success_cell(success),
+            (
+                "",
+                format!("{:<31}{:>8}{rate:>6.0}/s", lane.name, lane.sent),
+            ),
+            success_cell(lane.window.success(now)),
             ("", latencies(&lane.window, now)),
             lost_cell(lane.lost),
         ]));
     }
+    let retried = format!("tried elsewhere: {}", state.proxy.retries);
     lines.push(paint.line(&[
-        (BOLD, format!("{:<32}{:>7}{:>7.0}/s", "ALL", state.sent(), state.lanes.iter().map(|lane| lane.window.rate(now)).sum::<f64>())),
-        (DIM, format!("{:>30}", format!("retried by the proxy: {}", state.proxy.retries))),
+        (
+            BOLD,
+            format!("{:<31}{:>8}{rates:>6.0}/s", "ALL", state.sent()),
+        ),
+        (DIM, format!("{retried:>24}")),
         lost_cell(state.lost()),
     ]));
-    lines.push(String::new());
-    let room = frame.height.saturating_sub(lines.len() + 1).max(EVENTS_MIN);
-    let first = state.events.len().saturating_sub(room);
-    lines.extend(state.events.iter().skip(first).map(|event| event_line(&paint, event)));
-    lines
 }
 
 fn backend(paint: &Paint, row: &BackendRow, now: Duration) -> String {
-    let (tone, rotation) = match (row.life, row.in_rotation) {
+    let (tone, rotation) = match (row.life, row.rotation) {
         (Life::Starting, _) => (YELLOW, "starting"),
-        (Life::Killed, _) => (RED, "out: killed"),
-        (Life::Leaving, _) => (YELLOW, "out: draining"),
-        (Life::Gone, _) => (DIM, "out: replaced"),
-        (Life::Serving, Some(false)) => (RED, "out: unhealthy"),
-        (Life::Serving, Some(true)) => (GREEN, "in"),
+        (Life::Killed, _) => (RED, "out, killed"),
+        (Life::Leaving, _) => (YELLOW, "out, draining"),
+        (Life::Gone, _) => (DIM, "out, replaced"),
+        (Life::Serving, Some(Rotation::In)) => (GREEN, "in"),
+        (Life::Serving, Some(Rotation::Unhealthy)) => (RED, "out, unhealthy"),
+        (Life::Serving, Some(Rotation::Ejected)) => (RED, "out, ejected"),
+        (Life::Serving, Some(Rotation::Out)) => (RED, "out"),
         (Life::Serving, None) => (YELLOW, "not yet"),
     };
-    let dim = if matches!(row.life, Life::Killed | Life::Gone) { DIM } else { "" };
+    let dim = if matches!(row.life, Life::Killed | Life::Gone) {
+        DIM
+    } else {
+        ""
+    };
     paint.line(&[
-        (dim, format!("{:<18}{:<13}{:<8}{:>7.0}/s", row.name, row.program, row.address.port(), row.window.rate(now))),
+        (
+            dim,
+            format!(
+                "{:<15}{:<12}{:<6}{:>5.0}/s",
+                row.name,
+                row.program,
+                row.address.port(),
+                row.window.rate(now)
+            ),
+        ),
         success_cell(row.window.success(now)),
         (dim, latencies(&row.window, now)),
         (tone, format!("  {rotation}")),
@@ -161,15 +244,18 @@ fn backend(paint: &Paint, row: &BackendRow, now: Duration) -> String {
 }
 
 fn shown(row: &BackendRow, now: Duration) -> bool {
-    row.life != Life::Gone || row.ended.is_some_and(|ended| now.saturating_sub(ended) < GONE_SHOWN)
+    row.life != Life::Gone
+        || row
+            .ended
+            .is_some_and(|ended| now.saturating_sub(ended) < GONE_SHOWN)
 }
 
 fn success_cell(success: Option<f64>) -> (&'static str, String) {
     match success {
-        None => (DIM, format!("{:>10}", "-")),
+        None => (DIM, format!("{:>8}", "-")),
         // Rounding must not make a whole of what is not.
-        Some(success) if success < 1.0 => (RED, format!("{:>9.2}%", (success * 100.0).min(99.99))),
-        Some(_) => (GREEN, format!("{:>10}", "100%")),
+        Some(success) if success < 1.0 => (RED, format!("{:>7.2}%", (success * 100.0).min(99.99))),
+        Some(_) => (GREEN, format!("{:>8}", "100%")),
     }
 }
 
@@ -179,7 +265,7 @@ fn lost_cell(lost: u64) -> (&'static str, String) {
 
 fn latencies(window: &super::window::Window, now: Duration) -> String {
     let cell = |share| window.quantile(now, share).map_or("-".to_owned(), millis);
-    format!("{:>10}{:>10}", cell(0.5), cell(0.99))
+    format!("{:>8}{:>8}", cell(0.5), cell(0.99))
 }
 
 fn event_line(paint: &Paint, event: &Event) -> String {
@@ -192,7 +278,9 @@ fn event_line(paint: &Paint, event: &Event) -> String {
 }
 
 pub fn millis(latency: Duration) -> String {
-    format!("{:.1} ms", latency.as_secs_f64() * 1000.0)
+    let millis = latency.as_secs_f64() * 1000.0;
+    let decimals = usize::from(millis < 100.0);
+    format!("{millis:.decimals$} ms")
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -202,7 +290,12 @@ fn mib(bytes: u64) -> f64 {
 /// Minutes, seconds and tenths.
 pub fn clock(at: Duration) -> String {
     let tenths = at.as_millis() / 100;
-    format!("{:02}:{:02}.{}", tenths / 600, tenths / 10 % 60, tenths % 10)
+    format!(
+        "{:02}:{:02}.{}",
+        tenths / 600,
+        tenths / 10 % 60,
+        tenths % 10
+    )
 }
 
 struct Paint {
@@ -244,20 +337,31 @@ mod tests {
 
     fn state() -> State {
         let mut state = State::default();
-        state.backends.push(BackendRow {
-            name: "catalogue-1".to_owned(),
-            program: "nginx",
-            address: "127.0.0.1:18082".parse().unwrap(),
-            pid: 7,
-            life: Life::Serving,
-            ended: None,
-            in_rotation: Some(true),
-            served: 0,
-            window: Default::default(),
-        });
+        // In the middle of a rollout: twice six backends.
+        for port in 0..12 {
+            state.backends.push(BackendRow {
+                name: "authentication".to_owned(),
+                program: "Python HTTP",
+                address: ([127, 0, 0, 1], 18_082 + port).into(),
+                pid: 7,
+                life: if port % 2 == 0 {
+                    Life::Serving
+                } else {
+                    Life::Leaving
+                },
+                ended: None,
+                rotation: Some(Rotation::In),
+                served: 0,
+                window: Default::default(),
+            });
+        }
         for second in 0..40 {
             let at = Duration::from_secs(second);
-            state.events.push(Event { at, tone: Tone::Good, text: "something ".repeat(30) });
+            state.events.push(Event {
+                at,
+                tone: Tone::Good,
+                text: "something ".repeat(30),
+            });
         }
         state
     }
@@ -267,7 +371,10 @@ mod tests {
         for width in [1, 40, 80, 200] {
             let lines = render(&frame(false, width), &state(), Duration::from_secs(40));
             assert!(lines.len() < 24, "{}", lines.len());
-            assert!(lines.iter().all(|line| line.chars().count() < width), "{lines:#?}");
+            assert!(
+                lines.iter().all(|line| line.chars().count() < width),
+                "{lines:#?}"
+            );
         }
     }
 

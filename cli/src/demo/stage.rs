@@ -107,12 +107,20 @@ impl Stage {
         let mut command = Command::new(binary);
         command.arg("--config").arg(self.config_file());
         command.arg("--log-level").arg("info");
-        command.arg("--upgrade-socket").arg(self.folder.join("upgrade.sock"));
-        let proxy = Proxy::start(&self.group, command, &proxy_log(&self.folder), self.admin).await?;
+        command
+            .arg("--upgrade-socket")
+            .arg(self.folder.join("upgrade.sock"));
+        let proxy =
+            Proxy::start(&self.group, command, &proxy_log(&self.folder), self.admin).await?;
         self.board.state().proxy.pid = proxy.pid();
         self.board.tell(
             Tone::Plain,
-            format!("weft-proxy (pid {}) serves http://{} with {} backends behind it", proxy.pid(), self.listen, self.backends.len()),
+            format!(
+                "weft-proxy (pid {}) serves http://{} with {} backends behind it",
+                proxy.pid(),
+                self.listen,
+                self.backends.len()
+            ),
         );
         self.proxy = Some(proxy);
         Ok(())
@@ -124,8 +132,10 @@ impl Stage {
         let pid = backend.child.id().context("it runs")?;
         self.board.tell(
             Tone::Bad,
-            format!("{name} (pid {pid}) is killed by SIGKILL, requests under way in it (only GETs: no proxy may send a payment twice)"),
+            format!("SIGKILL to {name} (pid {pid}), in the middle of its work"),
         );
+        let why = "  (one that gets GETs: a payment cut off half-way nobody may send again)";
+        self.board.tell(Tone::Plain, why);
         processes::signal(pid, Signal::KILL)?;
         backend.child.wait().await?;
         self.board.set_life(backend.address, Life::Killed);
@@ -134,7 +144,10 @@ impl Stage {
 
     /// Starts a killed backend again, on the port it had.
     pub async fn revive(&mut self, name: &str) -> Result<()> {
-        let index = self.backends.iter().position(|backend| backend.name == name);
+        let index = self
+            .backends
+            .iter()
+            .position(|backend| backend.name == name);
         let index = index.with_context(|| format!("there is no backend {name}"))?;
         let Some(old) = self.backends.get(index) else {
             bail!("there is no backend {name}");
@@ -143,7 +156,8 @@ impl Stage {
         await_answer(&mut new, &self.folder).await?;
         self.board.set_life(new.address, Life::Serving);
         let pid = new.child.id().unwrap_or_default();
-        self.board.tell(Tone::Plain, format!("{name} is started again (pid {pid}); the health check lets it back in"));
+        self.board
+            .tell(Tone::Plain, format!("{name} is started again (pid {pid})"));
         if let Some(place) = self.backends.get_mut(index) {
             *place = new;
         }
@@ -162,7 +176,13 @@ impl Stage {
         self.reload().await?;
         self.board.set_life(old.address, Life::Leaving);
         let port = (old.address.port(), address.port());
-        self.board.tell(Tone::Plain, format!("{name} :{} is replaced by :{} (pid {pid}), configuration reloaded", port.0, port.1));
+        self.board.tell(
+            Tone::Plain,
+            format!(
+                "{name} :{} is replaced by :{} (pid {pid}), configuration reloaded",
+                port.0, port.1
+            ),
+        );
         // What the proxy had given to the old one it finishes meanwhile.
         sleep(drain).await;
         processes::end(&mut old.child).await?;
@@ -172,19 +192,34 @@ impl Stage {
 
     /// The names of all backends, in order.
     pub fn names(&self) -> Vec<String> {
-        self.backends.iter().map(|backend| backend.name.clone()).collect()
+        self.backends
+            .iter()
+            .map(|backend| backend.name.clone())
+            .collect()
     }
 
     /// The proxy replaces itself.
     pub async fn hand_over(&mut self) -> Result<()> {
         let proxy = self.proxy.as_mut().context("the proxy runs")?;
         let old = proxy.pid();
-        self.board.tell(Tone::Plain, format!("weft-proxy (pid {old}) is told to replace itself (SIGUSR2)"));
+        self.board.tell(
+            Tone::Plain,
+            format!("weft-proxy (pid {old}) is told to replace itself (SIGUSR2)"),
+        );
         let new = proxy.begin_handover(&self.group).await?;
         self.board.state().proxy.pid = new;
-        self.board.tell(Tone::Good, format!("the new weft-proxy (pid {new}) has the listeners; the old one drains"));
+        self.board.tell(
+            Tone::Good,
+            format!("the new weft-proxy (pid {new}) has the listeners; the old one drains"),
+        );
         let took = proxy.end_handover(new).await?;
-        self.board.tell(Tone::Good, format!("the old weft-proxy (pid {old}) has answered all it had and left after {:.1} s", took.as_secs_f64()));
+        self.board.tell(
+            Tone::Good,
+            format!(
+                "the old weft-proxy (pid {old}) has answered all it had, and left after {:.2} s",
+                took.as_secs_f64()
+            ),
+        );
         Ok(())
     }
 
@@ -192,14 +227,32 @@ impl Stage {
     pub async fn spoil(&mut self, pause: Duration) -> Result<()> {
         let path = self.config_file();
         let before = metrics::fetch(self.admin).await?;
-        let mistaken = self.configuration().text().replacen("name: catalogue", "nmae: catalogue", 1);
+        let mistaken =
+            self.configuration()
+                .text()
+                .replacen("name: catalogue", "nmae: catalogue", 1);
         configuration::replace(&path, &mistaken)?;
-        self.board.tell(Tone::Plain, "a configuration with a mistake in it is written (nmae: catalogue)");
-        self.reread(|now| now.since(&before).reloads_refused > 0).await?;
-        self.board.tell(Tone::Good, "the proxy refuses it, says where the mistake is, and goes on with the last good one");
+        self.board.tell(
+            Tone::Plain,
+            "a configuration with a mistake in it is written (nmae: catalogue)",
+        );
+        self.reread(|now| now.since(&before).reloads_refused > 0)
+            .await?;
+        let error = metrics::fetch_refusal(self.admin)
+            .await?
+            .unwrap_or_default();
+        // The folder is said often enough, and what is allowed instead is a long list.
+        let error = error.replace(&format!("{}/", self.folder.display()), "");
+        let error = error.split(" (allowed").next().unwrap_or_default();
+        self.board.tell(
+            Tone::Good,
+            "the proxy refuses it and goes on with the last good one:",
+        );
+        self.board.tell(Tone::Plain, format!("  {error}"));
         sleep(pause).await;
         self.reload().await?;
-        self.board.tell(Tone::Plain, "the mistake is mended, configuration reloaded");
+        self.board
+            .tell(Tone::Plain, "the mistake is mended, configuration reloaded");
         Ok(())
     }
 
@@ -230,7 +283,7 @@ impl Stage {
             pid: child.id().unwrap_or_default(),
             life: Life::Starting,
             ended: None,
-            in_rotation: None,
+            rotation: None,
             served: 0,
             window: Default::default(),
         });
@@ -257,7 +310,11 @@ impl Stage {
             }
             sleep(LOOK_INTERVAL).await;
         }
-        bail!("the proxy did not take the changed {} within {RELOAD_TIMEOUT:?}: see {}", self.config_file().display(), proxy_log(&self.folder).display())
+        bail!(
+            "the proxy did not take the changed {} within {RELOAD_TIMEOUT:?}: see {}",
+            self.config_file().display(),
+            proxy_log(&self.folder).display()
+        )
     }
 
     fn configuration(&self) -> Configuration<'_> {
@@ -266,7 +323,11 @@ impl Stage {
             admin: self.admin,
             access_log: self.access_log(),
             services: &self.programs.services,
-            endpoints: self.backends.iter().map(|backend| (backend.service, backend.address)).collect(),
+            endpoints: self
+                .backends
+                .iter()
+                .map(|backend| (backend.service, backend.address))
+                .collect(),
         }
     }
 
@@ -284,7 +345,9 @@ fn proxy_log(folder: &Path) -> PathBuf {
 }
 
 fn backend_folder(folder: &Path, name: &str, address: SocketAddr) -> PathBuf {
-    folder.join("backends").join(format!("{name}-{}", address.port()))
+    folder
+        .join("backends")
+        .join(format!("{name}-{}", address.port()))
 }
 
 fn find<'a>(backends: &'a mut [Backend], name: &str) -> Result<&'a mut Backend> {
@@ -306,7 +369,9 @@ async fn await_answer(backend: &mut Backend, folder: &Path) -> Result<()> {
             let text = fs::read_to_string(&log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().rev().take(5).collect();
             let lines = lines.into_iter().rev().collect::<Vec<_>>().join("\n");
-            let how = ended.map_or("does not answer".to_owned(), |status| format!("ended ({status})"));
+            let how = ended.map_or("does not answer".to_owned(), |status| {
+                format!("ended ({status})")
+            });
             bail!("{name} {how}; the end of {}:\n{lines}", log.display());
         }
         sleep(LOOK_INTERVAL).await;
@@ -333,7 +398,10 @@ struct Ports {
 impl Ports {
     fn take(&mut self) -> Result<SocketAddr> {
         loop {
-            ensure!(self.next < PORT_LAST, "no free port between {PORT_FIRST} and {PORT_LAST}");
+            ensure!(
+                self.next < PORT_LAST,
+                "no free port between {PORT_FIRST} and {PORT_LAST}"
+            );
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.next));
             self.next += 1;
             if TcpListener::bind(address).is_ok() {

@@ -47,11 +47,20 @@ pub async fn perform(stage: &mut Stage, board: &Arc<Board>, length: Duration) ->
             Step::Revive => stage.revive(VICTIM).await?,
             Step::ReplaceAll => {
                 let names = stage.names();
-                board.tell(Tone::Plain, format!("rollout: all {} backends are replaced, one after the other", names.len()));
+                board.tell(
+                    Tone::Plain,
+                    format!(
+                        "rollout: all {} backends are replaced, one after the other",
+                        names.len()
+                    ),
+                );
                 for name in names {
                     stage.replace(&name, drain).await?;
                 }
-                board.tell(Tone::Good, "rollout complete: none of the processes of the beginning is left");
+                board.tell(
+                    Tone::Good,
+                    "rollout complete: none of the processes of the beginning is left",
+                );
             }
             Step::HandOver => stage.hand_over().await?,
             Step::Spoil => stage.spoil(drain).await?,

@@ -36,7 +36,8 @@ impl Window {
     pub fn took(&mut self, now: Duration, latency: Duration) {
         let slot = self.slot(now);
         if slot.micros.len() < LATENCIES_MAX {
-            slot.micros.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
+            slot.micros
+                .push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
         }
     }
 
@@ -83,9 +84,14 @@ impl Window {
             if self.slots.len() > SLOTS {
                 self.slots.pop_front();
             }
-            self.slots.push_back(Slot { index, ..Slot::default() });
+            self.slots.push_back(Slot {
+                index,
+                ..Slot::default()
+            });
         }
-        self.slots.back_mut().expect("a slot was pushed where there was none")
+        self.slots
+            .back_mut()
+            .expect("a slot was pushed where there was none")
     }
 }
 

@@ -21,20 +21,40 @@ pub fn metrics(control: &Control) -> Answer {
     page.sample(&[("revision", &runtime.snapshot.revision)], 1);
     for (name, help, value) in [
         ("weft_workers", "Worker threads.", control.worker_count),
-        ("weft_drain_phase", "0 running, 1 draining, 2 closing.", shared.drain.phase() as usize),
-        ("weft_connections_max", "Downstream connections that may be open at once.", shared.connections_max()),
+        (
+            "weft_drain_phase",
+            "0 running, 1 draining, 2 closing.",
+            shared.drain.phase() as usize,
+        ),
+        (
+            "weft_connections_max",
+            "Downstream connections that may be open at once.",
+            shared.connections_max(),
+        ),
     ] {
         page.family(name, "gauge", help);
         page.sample(&[], value);
     }
     for (name, help, value) in [
-        ("weft_access_log_lines_dropped_total", "Access log lines lost: the queue was full or the disk failed.", shared.access_log.dropped()),
-        ("weft_access_log_write_errors_total", "Failed writes of the access log.", shared.access_log.write_errors()),
+        (
+            "weft_access_log_lines_dropped_total",
+            "Access log lines lost: the queue was full or the disk failed.",
+            shared.access_log.dropped(),
+        ),
+        (
+            "weft_access_log_write_errors_total",
+            "Failed writes of the access log.",
+            shared.access_log.write_errors(),
+        ),
     ] {
         page.family(name, "counter", help);
         page.sample(&[], value);
     }
-    page.family("weft_connections_open", "gauge", "Open downstream connections.");
+    page.family(
+        "weft_connections_open",
+        "gauge",
+        "Open downstream connections.",
+    );
     for listener in &runtime.listeners {
         let open = listener.connections.load(Ordering::Relaxed);
         page.sample(&[("listener", &listener.config.name)], open);
@@ -62,14 +82,21 @@ fn write_endpoints(page: &mut Exposition, control: &Control, runtime: &Runtime) 
             ("ejected", counts.ejected),
             ("draining", counts.draining),
         ] {
-            page.sample(&[("service", &service.config.name), ("state", state)], count);
+            page.sample(
+                &[("service", &service.config.name), ("state", state)],
+                count,
+            );
         }
     }
 }
 
 fn write_limits(page: &mut Exposition, runtime: &Runtime) {
     for (name, help, max) in [
-        ("weft_limit_used", "What a service uses of its limits now.", false),
+        (
+            "weft_limit_used",
+            "What a service uses of its limits now.",
+            false,
+        ),
         ("weft_limit_max", "The limits of a service.", true),
     ] {
         page.family(name, "gauge", help);
@@ -80,7 +107,10 @@ fn write_limits(page: &mut Exposition, runtime: &Runtime) {
                 } else {
                     service.circuit.used(resource)
                 };
-                let labels = [("service", service.config.name.as_ref()), ("limit", resource.label())];
+                let labels = [
+                    ("service", service.config.name.as_ref()),
+                    ("limit", resource.label()),
+                ];
                 page.sample(&labels, value);
             }
         }
@@ -88,7 +118,9 @@ fn write_limits(page: &mut Exposition, runtime: &Runtime) {
 }
 
 fn write_certificates(page: &mut Exposition, runtime: &Runtime) {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let now = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     page.family(
         "weft_certificate_expires_in_seconds",
@@ -107,8 +139,14 @@ fn write_certificates(page: &mut Exposition, runtime: &Runtime) {
 
 /// When each certificate of a configuration ends.
 pub fn expiries(runtime: &Runtime) -> Vec<Expiry> {
-    let servers = runtime.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-    let clients = runtime.services.iter().filter_map(|service| service.tls.as_ref());
+    let servers = runtime
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.tls.as_ref());
+    let clients = runtime
+        .services
+        .iter()
+        .filter_map(|service| service.tls.as_ref());
     servers
         .flat_map(|tls| tls.expiries())
         .chain(clients.filter_map(|tls| tls.expiry()))

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::control::Control;
 
@@ -37,14 +37,44 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Every page: method, path, whether it is for loopback only, what it is.
 const PAGES: [(&str, &str, bool, &str); 12] = [
     ("GET", "/metrics", false, "Prometheus metrics"),
-    ("GET", "/ready", false, "200 when traffic is welcome, else 503 and why"),
+    (
+        "GET",
+        "/ready",
+        false,
+        "200 when traffic is welcome, else 503 and why",
+    ),
     ("GET", "/live", false, "200 while the process works"),
-    ("GET", "/config", true, "the configuration in force, and the last reload's errors"),
-    ("GET", "/listeners", true, "listeners, their addresses and open connections"),
-    ("GET", "/endpoints", true, "every service's endpoints: health, ejection, load"),
-    ("GET", "/explain", true, "?url=…&method=…&header=name: value&listener=…: what would happen to a request"),
+    (
+        "GET",
+        "/config",
+        true,
+        "the configuration in force, and the last reload's errors",
+    ),
+    (
+        "GET",
+        "/listeners",
+        true,
+        "listeners, their addresses and open connections",
+    ),
+    (
+        "GET",
+        "/endpoints",
+        true,
+        "every service's endpoints: health, ejection, load",
+    ),
+    (
+        "GET",
+        "/explain",
+        true,
+        "?url=…&method=…&header=name: value&listener=…: what would happen to a request",
+    ),
     ("GET", "/log-level", true, "the level of the log"),
-    ("PUT", "/log-level", true, "change it: the body is a level or directives"),
+    (
+        "PUT",
+        "/log-level",
+        true,
+        "change it: the body is a level or directives",
+    ),
     ("POST", "/reload", true, "read the configuration file again"),
     ("POST", "/drain", true, "begin to leave, as on SIGTERM"),
     ("GET", "/", true, "this list"),
@@ -52,14 +82,19 @@ const PAGES: [(&str, &str, bool, &str); 12] = [
 
 type Answer = Response<Full<Bytes>>;
 
-/// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, control: Arc<Control>) {
+/// Serves until `stop` is told (then what is under way is finished) or it is
+/// dropped.
+pub async fn serve(listener: TcpListener, control: Arc<Control>, stop: Arc<Notify>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Ends every connection with this task.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let (tcp, peer) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.notified() => break,
+        };
+        let (tcp, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "the admin server cannot accept");
@@ -78,6 +113,8 @@ pub async fn serve(listener: TcpListener, control: Arc<Control>) {
             drop(place);
         });
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn connection(tcp: TcpStream, peer: SocketAddr, control: Arc<Control>) {
@@ -85,9 +122,11 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, control: Arc<Control>) {
         let control = Arc::clone(&control);
         async move {
             let answer = tokio::time::timeout(REQUEST_TIMEOUT, answer(&control, peer, request));
-            Ok::<_, Infallible>(answer.await.unwrap_or_else(|_| {
-                text(StatusCode::GATEWAY_TIMEOUT, "took too long\n")
-            }))
+            Ok::<_, Infallible>(
+                answer
+                    .await
+                    .unwrap_or_else(|_| text(StatusCode::GATEWAY_TIMEOUT, "took too long\n")),
+            )
         }
     });
     let served = hyper::server::conn::http1::Builder::new()

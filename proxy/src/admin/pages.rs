@@ -28,7 +28,10 @@ pub fn ready(control: &Control) -> Answer {
     };
     match reason {
         None => text(StatusCode::OK, "ready\n"),
-        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        Some(reason) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {reason}\n"),
+        ),
     }
 }
 
@@ -142,7 +145,10 @@ pub fn explain(control: &Control, query: &str) -> Answer {
         }
     }
     let Some(url) = url else {
-        return text(StatusCode::BAD_REQUEST, "give a URL: /explain?url=http://host/path\n");
+        return text(
+            StatusCode::BAD_REQUEST,
+            "give a URL: /explain?url=http://host/path\n",
+        );
     };
     let line = format!("{method} {url}");
     let request = match ExplainRequest::parse(&line, headers.iter().map(String::as_str)) {
@@ -197,7 +203,10 @@ fn decode(text: &str) -> String {
 pub async fn reload(control: &Control) -> Answer {
     let (sender, receiver) = oneshot::channel();
     if control.requests.try_send(Request::Reload(sender)).is_err() {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "busy or leaving; try again\n");
+        return text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy or leaving; try again\n",
+        );
     }
     match receiver.await {
         Ok(Ok(done)) => text(StatusCode::OK, format!("{done}\n")),
@@ -224,7 +233,12 @@ mod tests {
     fn queries_are_decoded() {
         let pairs = parse_query("url=http%3A%2F%2Fa%2Fb%3Fc&header=x:+1&&bad=%zz%4&flag");
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(a, b)| (&**a, &**b)).collect();
-        let want = [("url", "http://a/b?c"), ("header", "x: 1"), ("bad", "%zz%4"), ("flag", "")];
+        let want = [
+            ("url", "http://a/b?c"),
+            ("header", "x: 1"),
+            ("bad", "%zz%4"),
+            ("flag", ""),
+        ];
         assert_eq!(pairs, want);
     }
 }

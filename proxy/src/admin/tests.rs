@@ -37,7 +37,7 @@ fn control() -> (Arc<Control>, mpsc::Receiver<Asked>) {
 async fn ask(control: &Arc<Control>, request: &str) -> (u16, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, Arc::clone(control)));
+    let server = tokio::spawn(serve(listener, Arc::clone(control), Arc::default()));
     let mut tcp = TcpStream::connect(address).await.unwrap();
     tcp.write_all(request.as_bytes()).await.unwrap();
     let mut all = String::new();
@@ -49,7 +49,11 @@ async fn ask(control: &Arc<Control>, request: &str) -> (u16, String) {
 }
 
 async fn get(control: &Arc<Control>, path: &str) -> (u16, String) {
-    ask(control, &format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await
+    ask(
+        control,
+        &format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"),
+    )
+    .await
 }
 
 #[tokio::test]
@@ -73,7 +77,10 @@ async fn the_pages_show_the_state() {
     let (_, body) = get(&control, "/config").await;
     let page: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(page["config"]["listeners"][0]["name"], "web");
-    assert_eq!(page["lastReloadRefused"]["errors"], serde_json::json!(["a", "b"]));
+    assert_eq!(
+        page["lastReloadRefused"]["errors"],
+        serde_json::json!(["a", "b"])
+    );
     let (_, body) = get(&control, "/endpoints").await;
     let page: serde_json::Value = serde_json::from_str(&body).unwrap();
     let endpoint = &page["services"][0]["endpoints"][0];
@@ -102,19 +109,33 @@ async fn the_pages_show_the_state() {
 async fn what_changes_something_needs_its_method() {
     let (control, mut receiver) = control();
     assert_eq!(get(&control, "/drain").await.0, 405);
-    let post = |path: &str, more: &str| format!("POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{more}\r\n");
+    let post = |path: &str, more: &str| {
+        format!("POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{more}\r\n")
+    };
     assert_eq!(ask(&control, &post("/drain", "")).await.0, 202);
     assert!(matches!(receiver.recv().await, Some(Asked::Drain)));
-    assert_eq!(ask(&control, &post("/drain", "origin: http://evil\r\n")).await.0, 403);
+    assert_eq!(
+        ask(&control, &post("/drain", "origin: http://evil\r\n"))
+            .await
+            .0,
+        403
+    );
     let reload = tokio::spawn({
         let (control, request) = (Arc::clone(&control), post("/reload", ""));
         async move { ask(&control, &request).await }
     });
-    let Some(Asked::Reload(answer)) = receiver.recv().await else { panic!("no reload") };
+    let Some(Asked::Reload(answer)) = receiver.recv().await else {
+        panic!("no reload")
+    };
     answer.send(Err("line 1".to_owned())).unwrap();
     let (status, body) = reload.await.unwrap();
     assert!(status == 422 && body.contains("line 1"));
-    let put = |level: &str| format!("PUT /log-level HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{level}", level.len());
+    let put = |level: &str| {
+        format!(
+            "PUT /log-level HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{level}",
+            level.len()
+        )
+    };
     assert_eq!(ask(&control, &put("debug")).await.0, 200);
     assert_eq!(get(&control, "/log-level").await.1, "debug\n");
     assert_eq!(ask(&control, &put("a=b=c")).await.0, 400);

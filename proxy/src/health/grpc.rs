@@ -55,7 +55,12 @@ mod tests {
         assert_eq!(frame(&request).as_ref(), b"\0\0\0\0\x03\x0a\x01a");
         let response: CheckResponse = unframe(b"\0\0\0\0\x02\x08\x01").unwrap();
         assert_eq!(response.status, SERVING);
-        for bad in [&b""[..], b"\0\0\0\0", b"\x01\0\0\0\x02\x08\x01", b"\0\0\0\0\x09\x08\x01"] {
+        for bad in [
+            &b""[..],
+            b"\0\0\0\0",
+            b"\x01\0\0\0\x02\x08\x01",
+            b"\0\0\0\0\x09\x08\x01",
+        ] {
             assert!(unframe::<CheckResponse>(bad).is_none());
         }
     }

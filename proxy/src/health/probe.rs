@@ -62,7 +62,9 @@ pub async fn probe(
             host,
             statuses,
         } => {
-            let authority = host.as_ref().map_or_else(|| endpoint.to_string(), |host| host.to_string());
+            let authority = host
+                .as_ref()
+                .map_or_else(|| endpoint.to_string(), |host| host.to_string());
             let alpn = if http2 { Alpn::Http2 } else { Alpn::Http1 };
             let stream = connect(service, address, alpn).await?;
             let status = if http2 {
@@ -77,7 +79,11 @@ pub async fn probe(
             } else {
                 statuses.contains(&status)
             };
-            if good { Ok(()) } else { Err(ProbeError::Status(status)) }
+            if good {
+                Ok(())
+            } else {
+                Err(ProbeError::Status(status))
+            }
         }
         HealthCheckKind::Grpc { service: asked } => {
             let stream = connect(service, address, Alpn::Http2).await?;
@@ -157,7 +163,11 @@ fn http2_request(
     authority: &str,
     path: &str,
 ) -> Result<Request<()>, ProbeError> {
-    let scheme = if service.tls.is_some() { "https" } else { "http" };
+    let scheme = if service.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let uri = Uri::builder()
         .scheme(scheme)
         .authority(authority)
@@ -224,7 +234,10 @@ async fn grpc_check(
     let path = "/grpc.health.v1.Health/Check";
     let mut request = http2_request(service, Method::POST, &endpoint.to_string(), path)?;
     let headers = request.headers_mut();
-    headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/grpc"),
+    );
     headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
     let body = grpc::frame(&grpc::CheckRequest {
         service: asked.to_owned(),
@@ -234,13 +247,19 @@ async fn grpc_check(
         return Err(ProbeError::Status(head.status()));
     }
     // An error without a message comes in the head ("trailers only").
-    let status = trailers.get("grpc-status").or(head.headers().get("grpc-status"));
-    let status = status.and_then(|status| status.to_str().ok()).unwrap_or("missing");
+    let status = trailers
+        .get("grpc-status")
+        .or(head.headers().get("grpc-status"));
+    let status = status
+        .and_then(|status| status.to_str().ok())
+        .unwrap_or("missing");
     if status != "0" {
         return Err(ProbeError::GrpcStatus(status.to_owned()));
     }
     match grpc::unframe::<grpc::CheckResponse>(&body) {
         Some(answer) if answer.status == grpc::SERVING => Ok(()),
-        answer => Err(ProbeError::NotServing(answer.map_or(0, |answer| answer.status))),
+        answer => Err(ProbeError::NotServing(
+            answer.map_or(0, |answer| answer.status),
+        )),
     }
 }

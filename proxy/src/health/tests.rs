@@ -28,13 +28,20 @@ services:
 }
 
 fn health(shared: &Shared) -> Health {
-    shared.runtime.load().services[0].endpoints.load().endpoints()[0].health()
+    shared.runtime.load().services[0]
+        .endpoints
+        .load()
+        .endpoints()[0]
+        .health()
 }
 
 #[tokio::test]
 async fn http_checks_follow_what_the_server_says() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let shared = check(listener.local_addr().unwrap().port(), "kind: http, path: /live, host: app");
+    let shared = check(
+        listener.local_addr().unwrap().port(),
+        "kind: http, path: /live, host: app",
+    );
     let good = Arc::new(AtomicBool::new(true));
     let server = tokio::spawn({
         let good = Arc::clone(&good);
@@ -44,9 +51,18 @@ async fn http_checks_follow_what_the_server_says() {
                 let mut head = vec![0; 1024];
                 let read = tcp.read(&mut head).await.unwrap();
                 let head = String::from_utf8_lossy(&head[..read]).to_lowercase();
-                assert!(head.starts_with("get /live http/1.1\r\n") && head.contains("host: app\r\n"), "{head}");
-                let status = if good.load(Ordering::Relaxed) { "204 Fine" } else { "500 No" };
-                let _ = tcp.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await;
+                assert!(
+                    head.starts_with("get /live http/1.1\r\n") && head.contains("host: app\r\n"),
+                    "{head}"
+                );
+                let status = if good.load(Ordering::Relaxed) {
+                    "204 Fine"
+                } else {
+                    "500 No"
+                };
+                let _ = tcp
+                    .write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes())
+                    .await;
             }
         }
     });
@@ -74,7 +90,10 @@ async fn tcp_checks_see_a_closed_port() {
 #[tokio::test]
 async fn grpc_checks_ask_the_health_service() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let shared = check(listener.local_addr().unwrap().port(), "kind: grpc, grpcService: cart");
+    let shared = check(
+        listener.local_addr().unwrap().port(),
+        "kind: grpc, grpcService: cart",
+    );
     let serving = Arc::new(AtomicBool::new(false));
     let server = tokio::spawn({
         let serving = Arc::clone(&serving);
@@ -87,7 +106,11 @@ async fn grpc_checks_ask_the_health_service() {
                     while let Some(request) = connection.accept().await {
                         let (request, mut answer) = request?;
                         assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
-                        let status = if serving.load(Ordering::Relaxed) { 1 } else { 2 };
+                        let status = if serving.load(Ordering::Relaxed) {
+                            1
+                        } else {
+                            2
+                        };
                         let mut send = answer.send_response(http::Response::new(()), false)?;
                         send.send_data(grpc::frame(&grpc::CheckResponse { status }), false)?;
                         let mut trailers = http::HeaderMap::new();

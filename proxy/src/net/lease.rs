@@ -114,7 +114,10 @@ mod tests {
         }
         held[1].set_busy();
         assert_eq!(leases.shed(1), 1);
-        let evicted: Vec<_> = held.iter().map(|lease| lease.evicted.load(Ordering::Relaxed)).collect();
+        let evicted: Vec<_> = held
+            .iter()
+            .map(|lease| lease.evicted.load(Ordering::Relaxed))
+            .collect();
         assert_eq!(evicted, [false, false, true, false]);
         assert_eq!(leases.shed(9), 1);
         assert_eq!(leases.shed(9), 0);

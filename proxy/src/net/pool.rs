@@ -77,6 +77,20 @@ struct Http2Entry {
     dialling: Option<Arc<Notify>>,
 }
 
+impl Http2Entry {
+    fn stream(&mut self, streams_max: usize) -> Option<(SharedHttp2, StreamSlot)> {
+        self.connections
+            .retain(|(shared, _)| !shared.leaving.load(Ordering::Relaxed));
+        let (shared, used) = self
+            .connections
+            .iter_mut()
+            .find(|(shared, _)| shared.streams.load(Ordering::Relaxed) < streams_max)?;
+        shared.streams.fetch_add(1, Ordering::Relaxed);
+        *used = Instant::now();
+        Some((shared.clone(), StreamSlot(Arc::clone(&shared.streams))))
+    }
+}
+
 /// What to do for an HTTP/2 stream.
 #[derive(Debug)]
 pub enum Http2Turn {
@@ -122,7 +136,10 @@ impl Pool {
     pub fn take(&self, key: &Key, fresh: bool) -> Option<PooledHttp1> {
         let mut idle = self.idle.lock();
         let connections = idle.get_mut(key)?;
-        while let Some(Idle { mut pooled, since, .. }) = connections.pop() {
+        while let Some(Idle {
+            mut pooled, since, ..
+        }) = connections.pop()
+        {
             if fresh && since.elapsed() > FRESH {
                 return None;
             }
@@ -135,7 +152,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request, or hands it to one that waits.
-    pub fn put(&self, mut pooled: PooledHttp1, idle_for: Duration) {
+    pub fn put(&self, mut pooled: PooledHttp1, now: Instant, idle_for: Duration) {
         if let Some(waiting) = self.waiting.lock().get_mut(&pooled.key.pool_id) {
             while let Some(waiter) = waiting.pop_front() {
                 pooled.reused = true;
@@ -145,13 +162,16 @@ impl Pool {
                 }
             }
         }
-        let now = Instant::now();
         let idle = Idle {
             since: now,
             until: now + idle_for,
             pooled,
         };
-        self.idle.lock().entry(idle.pooled.key).or_default().push(idle);
+        self.idle
+            .lock()
+            .entry(idle.pooled.key)
+            .or_default()
+            .push(idle);
     }
 
     /// Joins the queue for the next connection of a service that comes free.
@@ -176,19 +196,17 @@ impl Pool {
             })
     }
 
-    /// A stream on a connection with fewer than `streams_max`.
+    /// A stream on a shared connection with fewer than `streams_max`.
+    pub fn stream(&self, key: &Key, streams_max: usize) -> Option<(SharedHttp2, StreamSlot)> {
+        self.http2.lock().get_mut(key)?.stream(streams_max)
+    }
+
+    /// The same, or what to do as there is none.
     pub fn http2(self: &Arc<Self>, key: &Key, streams_max: usize) -> Http2Turn {
         let mut http2 = self.http2.lock();
         let entry = http2.entry(*key).or_default();
-        entry
-            .connections
-            .retain(|(shared, _)| !shared.leaving.load(Ordering::Relaxed));
-        for (shared, used) in &mut entry.connections {
-            if shared.streams.load(Ordering::Relaxed) < streams_max {
-                shared.streams.fetch_add(1, Ordering::Relaxed);
-                *used = Instant::now();
-                return Http2Turn::Use(shared.clone(), StreamSlot(Arc::clone(&shared.streams)));
-            }
+        if let Some((shared, slot)) = entry.stream(streams_max) {
+            return Http2Turn::Use(shared, slot);
         }
         match &entry.dialling {
             Some(notify) => Http2Turn::Wait(Arc::clone(notify)),
@@ -250,7 +268,9 @@ impl Pool {
                 .iter_mut()
                 .filter_map(|(_, connections)| Some((connections.first()?.until, connections)))
                 .min_by_key(|(until, _)| *until);
-            let Some((_, connections)) = oldest else { break };
+            let Some((_, connections)) = oldest else {
+                break;
+            };
             connections.remove(0);
             closed += 1;
         }

@@ -36,7 +36,10 @@ impl Plain {
             self.tcp.readable().await?;
             let room = max.saturating_sub(self.prefix.len()).min(READ_AHEAD_STEP);
             if room == 0 {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "read-ahead is full"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "read-ahead is full",
+                ));
             }
             let start = self.prefix.len();
             self.prefix.resize(start + room, 0);
@@ -119,6 +122,11 @@ impl Stream {
             Self::ServerTls(tls) => &tls.get_ref().0.tcp,
             Self::ClientTls(tls) => &tls.get_ref().0.tcp,
         }
+    }
+
+    /// Makes the coming close a reset (RST).
+    pub fn abort(&self) {
+        let _ = socket2::SockRef::from(self.tcp()).set_linger(Some(std::time::Duration::ZERO));
     }
 
     pub fn is_tls(&self) -> bool {

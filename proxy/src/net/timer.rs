@@ -71,7 +71,10 @@ mod tests {
             let begin = Instant::now();
             for after in moves {
                 timer.set(Some(begin + Duration::from_secs(after)));
-                assert!(std::future::poll_fn(|cx| Poll::Ready(timer.poll_expired(cx).is_pending())).await);
+                assert!(
+                    std::future::poll_fn(|cx| Poll::Ready(timer.poll_expired(cx).is_pending()))
+                        .await
+                );
             }
             assert!(timer.limit(std::future::pending::<()>()).await.is_none());
             assert_eq!(begin.elapsed().as_secs(), want);
@@ -84,7 +87,9 @@ mod tests {
         let mut timer = Timer::default();
         timer.set(Some(Instant::now() + Duration::from_secs(1)));
         timer.set(None);
-        let waited = timer.limit(tokio::time::sleep(Duration::from_secs(100))).await;
+        let waited = timer
+            .limit(tokio::time::sleep(Duration::from_secs(100)))
+            .await;
         assert!(waited.is_some());
     }
 }

@@ -12,6 +12,7 @@ use weft_config::snapshot::Scheme;
 use super::Connection;
 use super::connect::{ConnectError, Dial, Upstream};
 use super::forward::{Forward, earliest, outcome_of};
+use super::request::Incoming;
 use crate::logic::balance::{EndpointState, InFlight, Outcome};
 use crate::logic::cause::Cause;
 use crate::logic::http1::{self, RequestLine};
@@ -26,8 +27,13 @@ use crate::state::ServiceState;
 /// What keeps the upstream connection's place while it is used.
 #[derive(Debug)]
 enum Hold {
-    Http1 { key: Key, permit: Permit<Arc<Circuit>> },
-    Http2(StreamSlot),
+    Http1 {
+        key: Key,
+        permit: Permit<Arc<Circuit>>,
+    },
+    Http2 {
+        _slot: StreamSlot,
+    },
 }
 
 /// An answer's head has come.
@@ -49,8 +55,22 @@ impl Answered {
         }
     }
 
+    /// From here on bytes pass both ways without framing.
+    pub fn become_tunnel(&mut self) {
+        if let Side::Http1(http1) = &mut self.side {
+            http1.become_tunnel();
+        }
+    }
+
+    /// Gives the head's header map back to the connection it came from.
+    pub fn recycle(&mut self, headers: HeaderMap) {
+        if let Side::Http1(http1) = &mut self.side {
+            http1.recycle(headers);
+        }
+    }
+
     /// Gives the connection back, if it can serve another request.
-    pub fn keep(self, connection: &Connection, service: &ServiceState) {
+    pub fn keep(self, connection: &Connection, service: &ServiceState, now: Instant) {
         let (Side::Http1(http1), Hold::Http1 { key, permit }) = (self.side, self.hold) else {
             return;
         };
@@ -64,7 +84,7 @@ impl Answered {
             connection
                 .worker
                 .pool
-                .put(pooled, service.config.idle_timeout);
+                .put(pooled, now, service.config.idle_timeout);
         }
     }
 }
@@ -122,16 +142,17 @@ impl Forward<'_> {
     pub(super) async fn attempt(
         &mut self,
         endpoint: &Arc<EndpointState>,
+        started: Instant,
     ) -> Result<Answered, TryFailed> {
-        let started = Instant::now();
-        let in_flight = endpoint.begin(self.now());
+        let in_flight = endpoint.begin(self.at(started));
         let try_timeout = self.target.rule.as_ref().and_then(|rule| rule.try_timeout);
         let try_deadline = try_timeout.map(|timeout| started + timeout);
         let result = self.exchange(endpoint, started, try_deadline).await;
-        let now = self.now();
+        self.progress = Instant::now();
+        let now = self.at(self.progress);
+        let latency = self.progress - started;
         match result {
             Ok((head, side, hold)) => {
-                let latency = started.elapsed();
                 self.record.upstream = Some(latency);
                 let outcome = outcome_of(&head);
                 in_flight.observe(outcome, latency, now);
@@ -145,7 +166,7 @@ impl Forward<'_> {
             }
             Err(failed) => {
                 if failed.cause.is_upstream_failure() {
-                    in_flight.finish(Outcome::Failure, started.elapsed(), now);
+                    in_flight.finish(Outcome::Failure, latency, now);
                 } else {
                     in_flight.abandon(now);
                 }
@@ -235,7 +256,7 @@ impl Forward<'_> {
                         TryFailed::new(Cause::UpstreamRefused, Some(Failure::Unprocessed))
                             .because(&error)
                     })?;
-                Ok((Side::Http2(Box::new(stream)), Hold::Http2(slot)))
+                Ok((Side::Http2(Box::new(stream)), Hold::Http2 { _slot: slot }))
             }
         }
     }
@@ -270,6 +291,11 @@ impl Forward<'_> {
                         return Poll::Ready(Err(TryFailed::new(Cause::DownstreamGone, None)));
                     }
                 }
+                Poll::Ready(Ok(head)) if is_unasked(&head, self.incoming) => {
+                    let mut failed = TryFailed::new(Cause::UpstreamProtocol, None);
+                    failed.reason = "unasked_upgrade";
+                    return Poll::Ready(Err(failed));
+                }
                 Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Err(upstream_failed(&error, upstream)));
@@ -295,8 +321,10 @@ impl Forward<'_> {
         let awaits_body = !self.replay.is_complete() && !self.upload_failed && !is_grpc(self);
         let body_idle = self.current.listener.config.http.body_idle_timeout;
         let body_deadline = awaits_body.then(|| self.progress + body_idle);
-        self.timer
-            .set(earliest(earliest(self.deadline, try_deadline), body_deadline));
+        self.timer.set(earliest(
+            earliest(self.deadline, try_deadline),
+            body_deadline,
+        ));
         if self.timer.poll_expired(cx).is_pending() {
             return Poll::Pending;
         }
@@ -312,6 +340,11 @@ fn is_grpc(forward: &Forward<'_>) -> bool {
 
 fn is_interim(head: &ResponseHead) -> bool {
     head.status.is_informational() && head.length != BodyLength::Tunnel
+}
+
+/// A switch of protocols that the client did not ask for.
+fn is_unasked(head: &ResponseHead, incoming: &Incoming) -> bool {
+    head.length == BodyLength::Tunnel && !incoming.wants_tunnel()
 }
 
 fn downstream_failed(error: &StreamError) -> TryFailed {

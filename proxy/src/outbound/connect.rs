@@ -96,7 +96,10 @@ impl ConnectError {
 impl Dial<'_> {
     fn key(&self) -> Key {
         let config = &self.service.config;
-        let per_host = config.tls.as_ref().is_some_and(|tls| tls.server_name.is_none());
+        let per_host = config
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.server_name.is_none());
         let per_client = config.send_proxy_protocol.is_some();
         let discriminant = if per_host || per_client {
             let host = per_host.then_some(self.host);
@@ -133,14 +136,23 @@ impl Dial<'_> {
 
     /// A connection for one HTTP request.
     pub async fn acquire(&self) -> Result<Upstream, ConnectError> {
-        if self.wants_http2() && !self.tunnel {
-            return self.acquire_http2().await;
-        }
         let pool = &self.connection.worker.pool;
         let key = self.key();
+        if self.wants_http2() && !self.tunnel {
+            let streams_max = self.service.config.limits.streams_per_connection_max;
+            if let Some((shared, slot)) = pool.stream(&key, streams_max) {
+                return Ok(Upstream::Http2(shared, slot));
+            }
+            return Box::pin(self.acquire_http2(key)).await;
+        }
         if let Some(pooled) = pool.take(&key, self.fresh) {
             return Ok(Upstream::Http1(pooled));
         }
+        // Boxed, as all that waits here is large and rare.
+        Box::pin(self.acquire_http1(key)).await
+    }
+
+    async fn acquire_http1(&self, key: Key) -> Result<Upstream, ConnectError> {
         match self.permit().await? {
             Place::Taken(pooled) => Ok(Upstream::Http1(pooled)),
             Place::Free(permit) => {
@@ -159,9 +171,8 @@ impl Dial<'_> {
         }
     }
 
-    async fn acquire_http2(&self) -> Result<Upstream, ConnectError> {
+    async fn acquire_http2(&self, key: Key) -> Result<Upstream, ConnectError> {
         let pool = &self.connection.worker.pool;
-        let key = self.key();
         if self.service.config.protocol == ServiceProtocol::Http
             && let Some(pooled) = pool.take(&key, self.fresh)
         {
@@ -197,7 +208,11 @@ impl Dial<'_> {
         }
     }
 
-    async fn handshake(&self, stream: Stream, permit: Permit<Arc<Circuit>>) -> Result<SharedHttp2, ConnectError> {
+    async fn handshake(
+        &self,
+        stream: Stream,
+        permit: Permit<Arc<Circuit>>,
+    ) -> Result<SharedHttp2, ConnectError> {
         let handshake = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

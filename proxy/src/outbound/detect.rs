@@ -194,4 +194,3 @@ async fn server_first(
     connection.lease.set_busy();
     Ok((!client_first?).then_some(opened))
 }
-

@@ -24,6 +24,7 @@ use crate::logic::cause::Cause;
 use crate::logic::limit::{Resource, try_acquire};
 use crate::logic::outlier;
 use crate::logic::retry::{self, Decision, FailedTry, Failure, Retried};
+use crate::logic::time::Nanos;
 use crate::net::http::exchange::{Replay, Transfer, TransferError};
 use crate::net::http::message::{BodyLength, ResponseHead, Side, StreamError};
 use crate::net::timer::Timer;
@@ -87,12 +88,15 @@ impl<'a> Forward<'a> {
 
     /// Forwards the request and its answer; returns whether the downstream
     /// connection is kept.
-    pub async fn run(mut self, grpc: bool, keep: bool) -> bool {
+    pub async fn run(&mut self, grpc: bool, keep: bool) -> bool {
         let circuit = Arc::clone(&self.target.service.circuit);
         let Some(_permit) = try_acquire(circuit, Resource::Request) else {
             return self.fail(Cause::RequestsFull, "", grpc, keep).await;
         };
-        self.target.service.budget.deposit(self.now());
+        self.target
+            .service
+            .budget
+            .deposit(self.at(self.record.started));
         match self.answered().await {
             Ok(answered) => {
                 mirror::send(
@@ -108,11 +112,15 @@ impl<'a> Forward<'a> {
         }
     }
 
-    pub(super) fn now(&self) -> crate::logic::time::Nanos {
+    pub(super) fn now(&self) -> Nanos {
         self.connection.worker.shared.clock.now()
     }
 
-    async fn fail(self, cause: Cause, detail: &'static str, grpc: bool, keep: bool) -> bool {
+    pub(super) fn at(&self, instant: Instant) -> Nanos {
+        self.connection.worker.shared.clock.at(instant.into_std())
+    }
+
+    async fn fail(&mut self, cause: Cause, detail: &'static str, grpc: bool, keep: bool) -> bool {
         if cause == Cause::DownstreamGone {
             self.record.cause = cause;
             self.record.status = CLIENT_CLOSED;
@@ -126,11 +134,12 @@ impl<'a> Forward<'a> {
 
     /// Tries until there is an answer to pass on.
     async fn answered(&mut self) -> Result<Answered, (Cause, &'static str)> {
+        let mut started = self.record.started;
         loop {
-            let endpoint = self.pick().ok_or((Cause::NoEndpoint, ""))?;
+            let endpoint = self.pick(started).ok_or((Cause::NoEndpoint, ""))?;
             self.record.endpoint = Some(endpoint.address());
             self.record.tries += 1;
-            let failure = match self.attempt(&endpoint).await {
+            let failure = match self.attempt(&endpoint, started).await {
                 Ok(answered) => match failure_of(&answered.head) {
                     Some(failure) if self.target.rule.is_some() => {
                         let decision = self.decide(failure);
@@ -141,6 +150,7 @@ impl<'a> Forward<'a> {
                         self.judge(&endpoint, outcome);
                         drop(answered);
                         self.again(decision).await?;
+                        started = Instant::now();
                         continue;
                     }
                     _ => return Ok(answered),
@@ -163,13 +173,14 @@ impl<'a> Forward<'a> {
                 Decision::No(reason) => return Err((failure.cause, reason.label())),
             }
             self.tried.push(endpoint.address());
+            started = Instant::now();
         }
     }
 
-    fn pick(&self) -> Option<Arc<EndpointState>> {
+    fn pick(&self, started: Instant) -> Option<Arc<EndpointState>> {
         let service = &self.target.service;
         let set = service.endpoints.load();
-        let now = self.now();
+        let now = self.at(started);
         if self.tried.is_empty()
             && let Some(session) = &self.target.session
             && let Some(endpoint) = session.endpoint(&set, now)
@@ -204,7 +215,11 @@ impl<'a> Forward<'a> {
             failure,
             method: &self.incoming.parts.method,
             replayable: self.replay.is_replayable(),
-            policy: self.target.rule.as_ref().and_then(|rule| rule.retry.as_ref()),
+            policy: self
+                .target
+                .rule
+                .as_ref()
+                .and_then(|rule| rule.retry.as_ref()),
             idempotent_retry: service.config.idempotent_retry,
             retried: self.retried,
             endpoints: service.endpoints.load().len(),
@@ -225,7 +240,11 @@ impl<'a> Forward<'a> {
         self.retried.count(decision);
         self.replay.rewind();
         self.upload_failed = false;
-        let policy = self.target.rule.as_ref().and_then(|rule| rule.retry.as_ref());
+        let policy = self
+            .target
+            .rule
+            .as_ref()
+            .and_then(|rule| rule.retry.as_ref());
         let wait = match (decision, policy) {
             (Decision::Budgeted, Some(policy)) => {
                 retry::backoff(policy, self.retried.budgeted, &mut rand::rng())
@@ -242,10 +261,10 @@ impl<'a> Forward<'a> {
     }
 
     /// Sends the answer downstream. From here on nothing is tried again.
-    async fn pass_on(mut self, mut answered: Answered, keep: bool) -> bool {
-        let length = self.send_head(&mut answered);
+    async fn pass_on(&mut self, mut answered: Answered, keep: bool) -> bool {
+        let length = self.send_head(&mut answered, keep);
         let keep = match length {
-            Ok((keeps, _)) => keep && keeps,
+            Ok((kept, _)) => kept,
             Err(_) => {
                 self.record.cause = Cause::DownstreamGone;
                 return false;
@@ -257,7 +276,6 @@ impl<'a> Forward<'a> {
             BodyLength::None | BodyLength::Known(0) => Transfer::flushing(),
             _ => Transfer::new(0),
         };
-        self.progress = Instant::now();
         let passed = std::future::poll_fn(|cx| {
             self.poll_pass(cx, &mut answered.side, &mut download, length)
         })
@@ -267,7 +285,7 @@ impl<'a> Forward<'a> {
         let whole = self.end(passed, &answered, &download);
         let kept = self.upload.is_done() && !self.upload_failed;
         if whole && kept && length != BodyLength::Tunnel {
-            answered.keep(self.connection, &self.target.service);
+            answered.keep(self.connection, &self.target.service, self.record.end());
         }
         whole && keep && self.side.is_ended() && length != BodyLength::Tunnel
     }
@@ -287,18 +305,22 @@ impl<'a> Forward<'a> {
             return true;
         };
         self.record.cause = cause;
-        if let Side::Http2(stream) = &mut *self.side {
-            let reason = match cause {
+        match &mut *self.side {
+            Side::Http1(http1) => http1.fail(),
+            Side::Http2(stream) => stream.reset(match cause {
                 Cause::DownstreamGone | Cause::DownstreamStalled => h2::Reason::CANCEL,
                 _ => h2::Reason::INTERNAL_ERROR,
-            };
-            stream.reset(reason);
+            }),
         }
         false
     }
 
     /// Writes the head; `(kept, length)`.
-    fn send_head(&mut self, answered: &mut Answered) -> Result<(bool, BodyLength), StreamError> {
+    fn send_head(
+        &mut self,
+        answered: &mut Answered,
+        keep: bool,
+    ) -> Result<(bool, BodyLength), StreamError> {
         let ResponseHead {
             status,
             mut headers,
@@ -315,13 +337,14 @@ impl<'a> Forward<'a> {
         }
         // A body that the client is still sending, and nobody takes in, ends the connection.
         let taken_in = self.replay.is_complete() || length == BodyLength::Tunnel;
-        let keep = taken_in && !self.connection.worker.shared.drain.is_draining();
+        let keep = keep && taken_in && !self.connection.worker.shared.drain.is_draining();
         match &mut *self.side {
             Side::Http1(http1) => {
                 let keep = http1.send_response(status, &headers, length, keep);
-                http1.recycle(headers);
+                answered.recycle(headers);
                 if length == BodyLength::Tunnel {
                     http1.become_tunnel();
+                    answered.become_tunnel();
                     self.upload = Transfer::new(0);
                 }
                 Ok((keep, length))
@@ -334,9 +357,10 @@ impl<'a> Forward<'a> {
                 let ended = matches!(length, BodyLength::None | BodyLength::Known(0));
                 stream.send_response(status, headers, ended)?;
                 if length == BodyLength::Tunnel {
+                    answered.become_tunnel();
                     self.upload = Transfer::new(0);
                 }
-                Ok((true, length))
+                Ok((keep, length))
             }
         }
     }
@@ -392,7 +416,9 @@ impl<'a> Forward<'a> {
     fn poll_pass_deadline(&mut self, cx: &mut Context<'_>, tunnel: bool) -> Poll<Cause> {
         let config = &self.current.listener.config;
         let idle = if tunnel {
-            config.tcp_idle_timeout.map(|timeout| self.progress + timeout)
+            config
+                .tcp_idle_timeout
+                .map(|timeout| self.progress + timeout)
         } else if self.side.is_stalled() {
             Some(self.progress + config.http.body_idle_timeout)
         } else {
@@ -480,4 +506,3 @@ fn failure_label(failure: Failure) -> &'static str {
         Failure::GrpcStatus(_) => "grpc_status",
     }
 }
-

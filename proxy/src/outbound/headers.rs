@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use rand::RngExt as _;
@@ -13,66 +14,87 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Where the request came from, as told to the upstream.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
-    pub client: SocketAddr,
-    pub tls: bool,
-    pub host: &'a str,
+/// Where the requests of a connection come from, as told to upstreams: made
+/// once a connection, for it does not change.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    client: IpAddr,
+    value: Option<HeaderValue>,
+    tls: bool,
 }
 
-/// Applies the listener's policy on forwarding headers.
-pub fn apply_forwarded(headers: &mut HeaderMap, policy: Forwarded, origin: Origin<'_>) {
-    match policy {
-        Forwarded::Preserve => return,
-        Forwarded::Append => {}
-        Forwarded::Replace | Forwarded::Remove => {
-            for name in [
-                header::FORWARDED,
-                X_FORWARDED_FOR,
-                X_FORWARDED_PROTO,
-                X_FORWARDED_HOST,
-            ] {
-                headers.remove(name);
+impl Origin {
+    pub fn new(client: SocketAddr, tls: bool) -> Self {
+        let client = client.ip().to_canonical();
+        let value = HeaderValue::from_maybe_shared(Bytes::from(client.to_string())).ok();
+        Self { client, value, tls }
+    }
+
+    /// Applies the listener's policy on forwarding headers.
+    pub fn apply(&self, headers: &mut HeaderMap, policy: Forwarded) {
+        match policy {
+            Forwarded::Preserve => return,
+            Forwarded::Append => {}
+            Forwarded::Replace | Forwarded::Remove => {
+                for name in [
+                    header::FORWARDED,
+                    X_FORWARDED_FOR,
+                    X_FORWARDED_PROTO,
+                    X_FORWARDED_HOST,
+                ] {
+                    headers.remove(name);
+                }
+            }
+        }
+        if policy == Forwarded::Remove {
+            return;
+        }
+        self.append_for(headers);
+        let proto = if self.tls { "https" } else { "http" };
+        headers
+            .entry(X_FORWARDED_PROTO)
+            .or_insert(HeaderValue::from_static(proto));
+        // Forwarded is continued where somebody uses it, not begun.
+        if let Some(before) = headers.get(header::FORWARDED).and_then(|v| v.to_str().ok()) {
+            let node = match self.client {
+                IpAddr::V4(address) => format!("{address}"),
+                IpAddr::V6(address) => format!("\"[{address}]\""),
+            };
+            let joined = format!("{before}, for={node};proto={proto}");
+            if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+                headers.insert(header::FORWARDED, value);
             }
         }
     }
-    if policy == Forwarded::Remove {
-        return;
-    }
-    let client = origin.client.ip().to_canonical();
-    append_forwarded_for(headers, client);
-    let proto = if origin.tls { "https" } else { "http" };
-    headers
-        .entry(X_FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static(proto));
-    if let Ok(host) = HeaderValue::from_str(origin.host) {
-        headers.entry(X_FORWARDED_HOST).or_insert(host);
-    }
-    // Forwarded is continued where somebody uses it, not begun.
-    if let Some(before) = headers.get(header::FORWARDED).and_then(|v| v.to_str().ok()) {
-        let node = match client {
-            IpAddr::V4(address) => format!("{address}"),
-            IpAddr::V6(address) => format!("\"[{address}]\""),
-        };
-        let joined = format!("{before}, for={node};proto={proto}");
-        if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
-            headers.insert(header::FORWARDED, value);
+
+    fn append_for(&self, headers: &mut HeaderMap) {
+        if !headers.contains_key(X_FORWARDED_FOR) {
+            if let Some(value) = &self.value {
+                headers.insert(X_FORWARDED_FOR, value.clone());
+            }
+            return;
+        }
+        let mut joined = String::with_capacity(48);
+        for before in headers.get_all(X_FORWARDED_FOR) {
+            if let Ok(before) = before.to_str() {
+                joined.push_str(before);
+                joined.push_str(", ");
+            }
+        }
+        let _ = write!(joined, "{}", self.client);
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+            headers.insert(X_FORWARDED_FOR, value);
         }
     }
 }
 
-fn append_forwarded_for(headers: &mut HeaderMap, client: IpAddr) {
-    let mut joined = String::with_capacity(48);
-    for before in headers.get_all(X_FORWARDED_FOR) {
-        if let Ok(before) = before.to_str() {
-            joined.push_str(before);
-            joined.push_str(", ");
-        }
-    }
-    let _ = write!(joined, "{client}");
-    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
-        headers.insert(X_FORWARDED_FOR, value);
+/// Says which host the client asked for, where a filter has changed it: the
+/// Host field no longer does.
+pub fn apply_forwarded_host(headers: &mut HeaderMap, policy: Forwarded, asked: &str) {
+    if matches!(policy, Forwarded::Append | Forwarded::Replace)
+        && let Ok(host) = HeaderValue::from_str(asked)
+    {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
 }
 
@@ -86,7 +108,7 @@ pub fn apply_request_id(headers: &mut HeaderMap, options: &HttpOptions) -> Optio
         return Some(sent.clone());
     }
     let random: u128 = rand::rng().random();
-    let id = HeaderValue::from_maybe_shared(bytes::Bytes::from(format!("{random:032x}"))).ok()?;
+    let id = HeaderValue::from_maybe_shared(Bytes::from(format!("{random:032x}"))).ok()?;
     headers.insert(name, id.clone());
     Some(id)
 }
@@ -109,11 +131,8 @@ mod tests {
 
     #[test]
     fn forwarded_policies() {
-        let origin = Origin {
-            client: "[::ffff:192.0.2.7]:1234".parse().expect("an address"),
-            tls: true,
-            host: "shop.example",
-        };
+        let client = "[::ffff:192.0.2.7]:1234".parse().expect("an address");
+        let origin = Origin::new(client, true);
         let sent = [("x-forwarded-for", "198.51.100.1"), ("forwarded", "for=a")];
         for (policy, for_, forwarded) in [
             (
@@ -126,7 +145,7 @@ mod tests {
             (Forwarded::Remove, None, None),
         ] {
             let mut headers = headers(&sent);
-            apply_forwarded(&mut headers, policy, origin);
+            origin.apply(&mut headers, policy);
             let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
             assert_eq!(text(X_FORWARDED_FOR), for_, "{policy:?}");
             assert_eq!(text(header::FORWARDED), forwarded, "{policy:?}");
@@ -135,14 +154,14 @@ mod tests {
 
     #[test]
     fn proto_and_host_of_an_outer_proxy_stay_when_appending() {
-        let origin = Origin {
-            client: "192.0.2.7:1".parse().expect("an address"),
-            tls: false,
-            host: "inner",
-        };
-        let mut map = headers(&[("x-forwarded-proto", "https")]);
-        apply_forwarded(&mut map, Forwarded::Append, origin);
+        let origin = Origin::new("192.0.2.7:1".parse().expect("an address"), false);
+        let mut map = headers(&[
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "outer"),
+        ]);
+        origin.apply(&mut map, Forwarded::Append);
+        apply_forwarded_host(&mut map, Forwarded::Append, "inner");
         assert_eq!(map[X_FORWARDED_PROTO], "https");
-        assert_eq!(map[X_FORWARDED_HOST], "inner");
+        assert_eq!(map[X_FORWARDED_HOST], "outer");
     }
 }

@@ -35,8 +35,12 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// What waiting for a request gave.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "moved once, and boxing costs an allocation a request"
+)]
 enum Next {
-    Request(Box<RequestHead>),
+    Request(RequestHead),
     Closed,
     /// Nothing came for too long, or room was needed.
     Idle(&'static str),
@@ -59,7 +63,7 @@ pub async fn serve(connection: Connection, listener: &Arc<Listener>, mut stream:
     let mut served = 0u32;
     loop {
         let head = match next(&connection, &current, &mut side, &mut timer).await {
-            Next::Request(head) => *head,
+            Next::Request(head) => head,
             Next::Closed => return Ok(()),
             Next::Idle(reason) => return Err(reason),
             Next::Slow => {
@@ -80,7 +84,7 @@ pub async fn serve(connection: Connection, listener: &Arc<Listener>, mut stream:
         let keep = head.keep_alive && known && !draining && (most == 0 || served < most);
         let incoming = incoming(head, connection.tls);
         let serving = request::serve(&connection, &current, &mut side, incoming, keep);
-        if !Box::pin(serving).await {
+        if !serving.await {
             linger(&mut side).await;
             return Ok(());
         }
@@ -128,7 +132,7 @@ async fn next(
             timer.set(Some(deadline(options.idle_timeout - RELEASE_AFTER)));
         }
         match http1.poll_request(cx) {
-            Poll::Ready(Ok(Some(head))) => return Poll::Ready(Next::Request(Box::new(head))),
+            Poll::Ready(Ok(Some(head))) => return Poll::Ready(Next::Request(head)),
             Poll::Ready(Ok(None)) => return Poll::Ready(Next::Closed),
             Poll::Ready(Err(error)) => return Poll::Ready(Next::Failed(error)),
             Poll::Pending => {}
@@ -187,7 +191,14 @@ async fn reject(
     reason: &'static str,
 ) {
     let shared = &connection.worker.shared;
-    shared.metrics.rejected(&connection.listener, if reason.is_empty() { cause.label() } else { reason });
+    shared.metrics.rejected(
+        &connection.listener,
+        if reason.is_empty() {
+            cause.label()
+        } else {
+            reason
+        },
+    );
     let unread = Incoming {
         parts: RequestParts {
             method: Method::GET,
@@ -213,12 +224,18 @@ async fn linger(side: &mut Side) {
     let Side::Http1(http1) = side else {
         return;
     };
+    if http1.is_aborted() {
+        return;
+    }
     http1.close();
     let mut timer = Timer::default();
     timer.set(Some(deadline(LINGER)));
     let mut limit = LINGER_BYTES_MAX;
     let lingering = async {
-        if std::future::poll_fn(|cx| http1.poll_flush(cx)).await.is_ok() {
+        if std::future::poll_fn(|cx| http1.poll_flush(cx))
+            .await
+            .is_ok()
+        {
             std::future::poll_fn(|cx| http1.poll_linger(cx, &mut limit)).await;
         }
     };

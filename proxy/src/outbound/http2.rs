@@ -9,7 +9,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{Request, header, uri};
+use http::{HeaderMap, HeaderValue, Request, header, uri};
 use tokio::time::Instant;
 use weft_config::filter::RequestParts;
 use weft_config::snapshot::{Listener, Scheme};
@@ -159,12 +159,16 @@ async fn serve_stream(
         receive: Some(receive),
         ..Http2Stream::default()
     }));
+    let headers_max = current.listener.config.http.headers_max;
+    let too_many = head.headers.len() > headers_max;
     let (incoming, fault) = incoming(head, ended, connection.tls);
-    if let Some(reason) = fault {
+    let fault = fault.map(|reason| (Cause::Rejected, reason));
+    let fault = fault.or(too_many.then_some((Cause::HeaderTooLarge, "too_many_headers")));
+    if let Some((cause, reason)) = fault {
         let shared = &connection.worker.shared;
         shared.metrics.rejected(&connection.listener, reason);
         let mut record = Record::new(Instant::now());
-        let answer = Answer::of(Cause::Rejected, reason);
+        let answer = Answer::of(cause, reason);
         request::answer_now(&mut side, &incoming, answer, false, true, &mut record).await;
         record.finish(&connection, &current, &incoming);
         return;
@@ -187,6 +191,7 @@ fn incoming(
         body_length(&headers)
     };
     headers.remove(header::CONTENT_LENGTH);
+    join_cookies(&mut headers);
     let incoming = Incoming {
         parts: RequestParts {
             method: head.method,
@@ -205,10 +210,25 @@ fn incoming(
     (incoming, fault)
 }
 
+/// HTTP/2 may split the Cookie field; everywhere else it is one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(crumbs.join(&b"; "[..]))) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// `:authority` and Host must agree (RFC 9113 §8.3.1); one of them is enough.
 fn authority(
     pseudo: Option<uri::Authority>,
-    host: Option<http::HeaderValue>,
+    host: Option<HeaderValue>,
 ) -> (Option<uri::Authority>, Option<&'static str>) {
     let parse = |value: &[u8]| parse_authority(Bytes::copy_from_slice(value));
     let named = match (&pseudo, &host) {

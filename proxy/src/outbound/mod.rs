@@ -28,12 +28,13 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weft_config::snapshot::{self, ListenerProtocol};
 
-use crate::net::stream::{Plain, Stream};
-use crate::net::timer::Timer;
 use crate::net::lease::{Held, Leases};
 use crate::net::pool::Pool;
+use crate::net::stream::{Plain, Stream};
+use crate::net::timer::Timer;
 use crate::state::{ListenerState, Shared};
 use detect::Detected;
+use headers::Origin;
 use request::Current;
 use series::SeriesCache;
 
@@ -70,6 +71,8 @@ pub struct Connection {
     /// Where the client dialled.
     pub local: SocketAddr,
     pub tls: bool,
+    /// What upstreams are told of the client.
+    pub origin: Origin,
 }
 
 impl Connection {
@@ -82,6 +85,7 @@ impl Connection {
             client: self.client,
             local: self.local,
             tls: self.tls,
+            origin: self.origin.clone(),
         }
     }
 
@@ -129,6 +133,7 @@ pub async fn serve(worker: Arc<Worker>, name: Arc<str>, tcp: TcpStream, peer: So
         client: peer,
         local,
         tls: false,
+        origin: Origin::new(peer, false),
     };
     let ended = serve_plain(connection, &listener, Plain::new(tcp)).await;
     if let Err(reason) = ended {
@@ -175,6 +180,7 @@ async fn serve_plain(
         if let Some((source, destination)) = header {
             connection.client = source;
             connection.local = destination;
+            connection.origin = Origin::new(source, false);
         }
     }
     match config.protocol {
@@ -215,9 +221,7 @@ async fn serve_detected(
         }
         Detected::Http1 => serve_http(connection, listener, Stream::Plain(plain), false).await,
         Detected::Http2 => serve_http(connection, listener, Stream::Plain(plain), true).await,
-        Detected::Opaque => {
-            opaque::serve(connection, listener, Stream::Plain(plain), None).await
-        }
+        Detected::Opaque => opaque::serve(connection, listener, Stream::Plain(plain), None).await,
         Detected::ServerFirst(upstream) => {
             opaque::join(connection, listener, Stream::Plain(plain), *upstream).await
         }
@@ -250,6 +254,7 @@ async fn serve_tls(
         Some(Ok(stream)) => Stream::ServerTls(Box::new(stream)),
     };
     connection.tls = true;
+    connection.origin = Origin::new(connection.client, true);
     if listener.config.protocol == ListenerProtocol::Tcp {
         return opaque::serve(connection, listener, stream, None).await;
     }

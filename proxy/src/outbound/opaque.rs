@@ -199,6 +199,11 @@ pub async fn join(
         timer.poll_expired(cx).map(|()| Cause::DownstreamStalled)
     })
     .await;
+    if matches!(cause, Cause::UpstreamReset | Cause::DownstreamGone) {
+        // A reset at one end must not look like a clean end at the other.
+        down.abort();
+        up.abort();
+    }
     drop(in_flight);
     let told = Told {
         service: &service.config.name,

@@ -20,6 +20,7 @@ use crate::telemetry::access_log::Entry;
 #[derive(Debug)]
 pub struct Record {
     pub started: Instant,
+    ended: Option<Instant>,
     pub status: u16,
     pub cause: Cause,
     pub detail: &'static str,
@@ -38,6 +39,7 @@ impl Record {
     pub fn new(started: Instant) -> Self {
         Self {
             started,
+            ended: None,
             status: 0,
             cause: Cause::Answered,
             detail: "",
@@ -52,10 +54,15 @@ impl Record {
         }
     }
 
+    /// The moment of the end; the first call decides it.
+    pub fn end(&mut self) -> Instant {
+        *self.ended.get_or_insert_with(Instant::now)
+    }
+
     /// Ends the request: counts it and logs it.
-    pub fn finish(&self, connection: &Connection, current: &Current, incoming: &Incoming) {
+    pub fn finish(&mut self, connection: &Connection, current: &Current, incoming: &Incoming) {
         let shared = &connection.worker.shared;
-        let duration = self.started.elapsed();
+        let duration = self.end() - self.started;
         let key = SeriesKey {
             listener: Arc::as_ptr(&current.listener.config) as usize,
             service: self.service.as_ref().map_or(0, |service| service.pool_id),

@@ -1,7 +1,6 @@
 //! One request's life: head policies → select the rule → its filters → choose
 //! the backend → forward → record.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderValue, Method};
@@ -15,7 +14,7 @@ use weft_config::select::{RequestHead, Selection, is_grpc, select};
 use weft_config::snapshot::{Backend, BackendTarget, Filter, Rule, ServiceId};
 
 use super::forward::Forward;
-use super::headers::{Origin, apply_forwarded, apply_request_id};
+use super::headers::{apply_forwarded_host, apply_request_id};
 use super::record::Record;
 use super::respond::Answer;
 use super::{Connection, mirror, session};
@@ -128,6 +127,9 @@ pub async fn serve(
         Err(answer) => answer_now(side, &incoming, answer, grpc, keep, &mut record).await,
     };
     record.finish(connection, current, &incoming);
+    if let Side::Http1(http1) = side {
+        http1.recycle(incoming.parts.headers);
+    }
     kept
 }
 
@@ -162,16 +164,18 @@ fn plan(
     record: &mut Record,
 ) -> Result<Target, Answer> {
     let listener = &current.listener.config;
+    let policy = listener.http.forwarded;
     let (rule, entry) = match select(listener, &incoming.head(), None) {
         Selection::NotFound => return Err(Answer::of(Cause::NoRoute, "")),
         Selection::Service(id) => {
-            forwarded(connection, current, incoming);
+            connection.origin.apply(&mut incoming.parts.headers, policy);
             return Ok(Target::direct(service(current, id, record)?));
         }
         Selection::Rule { rule, entry } => (rule, entry),
     };
     record.rule = Some(Arc::clone(rule));
-    forwarded(connection, current, incoming);
+    connection.origin.apply(&mut incoming.parts.headers, policy);
+    let asked = incoming.parts.authority.clone();
     let cors = CorsRequest::of(&rule.filters, &incoming.parts);
     let context = FilterContext {
         entry,
@@ -191,6 +195,10 @@ fn plan(
         None => chosen(rule, rand::rng().next_u64())?,
     };
     filter(&backend.filters, incoming, &context)?;
+    if asked != incoming.parts.authority {
+        let asked = asked.as_ref().map_or("", |asked| asked.as_str());
+        apply_forwarded_host(&mut incoming.parts.headers, policy, asked);
+    }
     let BackendTarget::Service(id) = backend.target else {
         return Err(Answer::of(Cause::InvalidBackend, ""));
     };
@@ -242,20 +250,4 @@ fn service(
         .ok_or_else(|| Answer::of(Cause::InvalidBackend, ""))?;
     record.service = Some(Arc::clone(service));
     Ok(Arc::clone(service))
-}
-
-fn forwarded(connection: &Connection, current: &Current, incoming: &mut Incoming) {
-    let client: SocketAddr = connection.client;
-    let parts = &mut incoming.parts;
-    let host = parts.authority.as_ref().map_or("", |host| host.as_str());
-    let origin = Origin {
-        client,
-        tls: connection.tls,
-        host,
-    };
-    apply_forwarded(
-        &mut parts.headers,
-        current.listener.config.http.forwarded,
-        origin,
-    );
 }

@@ -151,13 +151,21 @@ mod tests {
             ("", None),
         ] {
             let token = Token::parse(text.as_bytes());
-            assert_eq!(token.map(|t| (t.endpoint, t.created, t.seen)), want, "{text}");
+            assert_eq!(
+                token.map(|t| (t.endpoint, t.created, t.seen)),
+                want,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn timeouts() {
-        let token = Token { endpoint: 1, created: 100, seen: 150 };
+        let token = Token {
+            endpoint: 1,
+            created: 100,
+            seen: 150,
+        };
         let policy = |absolute: Option<u64>, idle: Option<u64>| SessionPersistence {
             source: SessionSource::Cookie("s".into()),
             absolute_timeout: absolute.map(Duration::from_secs),

@@ -44,9 +44,10 @@ impl Http1 {
             host.expect("an address is a valid header value"),
         );
         if !self.keep_alive {
-            request
-                .headers_mut()
-                .insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+            request.headers_mut().insert(
+                header::CONNECTION,
+                header::HeaderValue::from_static("close"),
+            );
         }
         loop {
             let mut sender = match self.pooled() {

@@ -113,7 +113,13 @@ async fn answer(response: ResponseFuture) -> Result<Answer, Failure> {
         body.extend_from_slice(&chunk);
     }
     // gRPC puts its status in the trailers, or in the headers where there is no body.
-    headers.extend(stream.trailers().await.map_err(failure)?.unwrap_or_default());
+    headers.extend(
+        stream
+            .trailers()
+            .await
+            .map_err(failure)?
+            .unwrap_or_default(),
+    );
     Ok(Answer {
         status: head.status,
         headers,

@@ -93,8 +93,7 @@ impl Lane {
             }
             Self::Pay(client) => {
                 let body = format!("{{\"order\":{number},\"cents\":1999}}");
-                let request =
-                    Request::post("/payment").header("content-type", "application/json");
+                let request = Request::post("/payment").header("content-type", "application/json");
                 let request = request.body(Full::from(body)).map_err(unmade)?;
                 let answer = client.call(request).await?;
                 let expected = format!("{{\"order\":{number},\"paid\":true}}\n");
@@ -126,10 +125,16 @@ fn check_item(answer: &Answer, number: u64) -> Result<(), Loss> {
 fn check(answer: &Answer, status: StatusCode, body: &[u8]) -> Result<(), Loss> {
     if answer.status != status {
         let reason = text_of(answer, "weft-reason");
-        return Err(Loss::new(format!("status {} {reason}", answer.status.as_u16())));
+        return Err(Loss::new(format!(
+            "status {} {reason}",
+            answer.status.as_u16()
+        )));
     }
     if answer.body != body {
-        return Err(Loss::new(format!("an answer to another request, or half of one ({} bytes)", answer.body.len())));
+        return Err(Loss::new(format!(
+            "an answer to another request, or half of one ({} bytes)",
+            answer.body.len()
+        )));
     }
     Ok(())
 }
@@ -145,7 +150,9 @@ fn check_grpc(answer: &Answer, message: &[u8]) -> Result<(), Loss> {
 
 fn text_of<'a>(answer: &'a Answer, header: &str) -> &'a str {
     let value = answer.headers.get(header);
-    value.and_then(|value| value.to_str().ok()).unwrap_or_default()
+    value
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
 }
 
 fn grpc_message(text: &str) -> Bytes {
@@ -185,7 +192,10 @@ mod tests {
             assert!(check_item(&lost, 7).is_err(), "{lost:?}");
         }
         let shed = answer(503, &[("weft-reason", "no_endpoint")], b"");
-        assert_eq!(check_item(&shed, 7), Err(Loss::new("status 503 no_endpoint")));
+        assert_eq!(
+            check_item(&shed, 7),
+            Err(Loss::new("status 503 no_endpoint"))
+        );
     }
 
     #[test]

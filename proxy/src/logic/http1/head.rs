@@ -399,7 +399,8 @@ fn explain(buffer: &[u8], otherwise: Reject) -> Reject {
             line => (line, true),
         };
         if !start_line && line.is_empty() && !bare_lf {
-            break;
+            // The head ends here; what follows is no part of it.
+            return otherwise;
         }
         if let Some(reject) = explain_line(line, start_line) {
             return reject;

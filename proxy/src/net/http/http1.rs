@@ -60,6 +60,7 @@ pub struct Http1 {
     encoder: Encoder,
     /// Half-close once flushed.
     shutdown: bool,
+    aborted: bool,
     /// Of the last request received: what its sender understands.
     peer_version: Version,
     /// Of the last request sent: what its answer's length means.
@@ -85,6 +86,7 @@ impl Http1 {
             tail: BytesMut::new(),
             encoder: Encoder::None,
             shutdown: false,
+            aborted: false,
             peer_version: Version::Http11,
             method: Method::GET,
             sent: false,
@@ -302,15 +304,15 @@ impl Http1 {
         Poll::Ready(Ok(count))
     }
 
-    pub fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Frame>, StreamError>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamError>> {
         loop {
             let Some(decoder) = &mut self.decoder else {
                 return Poll::Ready(Ok(None));
             };
-            match decoder.decode(&mut self.read).map_err(StreamError::Malformed)? {
+            match decoder
+                .decode(&mut self.read)
+                .map_err(StreamError::Malformed)?
+            {
                 Chunk::Data(data) => {
                     if matches!(decoder, BodyDecoder::Length(length) if length.remaining() == 0) {
                         self.decoder = None;
@@ -420,6 +422,19 @@ impl Http1 {
     /// Ends our side of the stream once everything is written.
     pub fn close(&mut self) {
         self.shutdown = true;
+    }
+
+    /// The message being sent cannot be finished. Where only the end of the
+    /// stream would end it, a clean end must not pretend that it is whole.
+    pub fn fail(&mut self) {
+        if self.encoder == Encoder::UntilClose {
+            self.stream.abort();
+            self.aborted = true;
+        }
+    }
+
+    pub fn is_aborted(&self) -> bool {
+        self.aborted
     }
 
     /// The client has gone: it ended its side, or the connection failed, while

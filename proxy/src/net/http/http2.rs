@@ -26,10 +26,7 @@ pub struct Http2Stream {
 }
 
 impl Http2Stream {
-    pub fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Frame>, StreamError>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamError>> {
         let Some(receive) = &mut self.receive else {
             return Poll::Ready(Ok(None));
         };

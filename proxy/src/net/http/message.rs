@@ -76,9 +76,7 @@ impl StreamError {
         match self {
             Self::Malformed(_) | Self::MalformedAnswer(_) | Self::LengthMismatch => true,
             Self::Http2(error) => {
-                !error.is_io()
-                    && !(error.is_remote()
-                        && (error.is_reset() || error.is_go_away()))
+                !error.is_io() && !(error.is_remote() && (error.is_reset() || error.is_go_away()))
             }
             Self::Io(_) | Self::Truncated => false,
         }
@@ -116,10 +114,7 @@ macro_rules! both {
 
 impl Side {
     /// The next piece of the body being received; `None` at its end.
-    pub fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Frame>, StreamError>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamError>> {
         both!(self, side => side.poll_frame(cx))
     }
 
@@ -156,7 +151,11 @@ impl Side {
     }
 
     /// Downstream: passes an interim answer (1xx) on.
-    pub fn send_interim(&mut self, status: StatusCode, headers: HeaderMap) -> Result<(), StreamError> {
+    pub fn send_interim(
+        &mut self,
+        status: StatusCode,
+        headers: HeaderMap,
+    ) -> Result<(), StreamError> {
         both!(self, side => side.send_interim(status, headers))
     }
 
@@ -169,5 +168,13 @@ impl Side {
     /// What is being sent waits for the peer to take it.
     pub fn is_stalled(&self) -> bool {
         both!(self, side => side.is_stalled())
+    }
+
+    /// Resets the connection when it is dropped, instead of ending it cleanly.
+    pub fn abort(&mut self) {
+        match self {
+            Self::Http1(http1) => http1.stream().abort(),
+            Self::Http2(stream) => stream.reset(h2::Reason::CANCEL),
+        }
     }
 }

@@ -182,8 +182,7 @@ impl Metrics {
 
     /// A copy of a request (`answered`, `failed`, or why it was not sent).
     pub fn mirrored(&self, service: &str, result: &'static str) {
-        self.events
-            .count(Event::Mirrored, service, [result, ""], 1);
+        self.events.count(Event::Mirrored, service, [result, ""], 1);
     }
 
     pub fn set_pool(&self, worker: usize, gauge: PoolGauge) {

@@ -249,17 +249,7 @@ impl SeriesTable {
             ),
         ] {
             page.family(name, "histogram", help);
-            for (labels, shards) in totals_of(&tables, kind) {
-                let mut counts = [0; BOUNDS.len() + 1];
-                let mut micros = 0;
-                for totals in shards.iter().flatten() {
-                    for (count, bucket) in counts.iter_mut().zip(&totals.buckets) {
-                        *count += bucket.load(Ordering::Relaxed);
-                    }
-                    micros += totals.sum_micros.load(Ordering::Relaxed);
-                }
-                page.histogram(&labels, &BOUNDS, &counts, micros as f64 / 1e6);
-            }
+            write_durations(page, &tables, kind);
         }
         type Read = fn(&Totals) -> &AtomicU64;
         let families: [(&'static str, &'static str, Read); 2] = [
@@ -325,6 +315,20 @@ fn sum(entry: &Entry) -> [[u64; CAUSES]; CLASSES.len()] {
         shard.add_to(&mut sums);
     }
     sums
+}
+
+fn write_durations(page: &mut Exposition, tables: &Tables, kind: Kind) {
+    for (labels, shards) in totals_of(tables, kind) {
+        let mut counts = [0; BOUNDS.len() + 1];
+        let mut micros = 0;
+        for totals in shards.iter().flatten() {
+            for (count, bucket) in counts.iter_mut().zip(&totals.buckets) {
+                *count += bucket.load(Ordering::Relaxed);
+            }
+            micros += totals.sum_micros.load(Ordering::Relaxed);
+        }
+        page.histogram(&labels, &BOUNDS, &counts, micros as f64 / 1e6);
+    }
 }
 
 fn write_counts(

@@ -1,0 +1,473 @@
+//! The control thread's loop: signals, reloads, handovers and upkeep, one
+//! thing at a time. Traffic runs on the workers meanwhile.
+
+use std::collections::HashSet;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command as Program, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{HANDOVER_STDIN, HANDOVER_VARIABLE, certificates, leave, notify};
+use crate::admin;
+use crate::control::{Control, Request};
+use crate::handover::{self, Given, HandoverError, Taken};
+use crate::health::with_sources;
+use crate::reload::{self, ConfigFile};
+use crate::sockets::{Key, SocketError, Sockets};
+use crate::state::{Runtime, Shared};
+use crate::telemetry::access_log::AccessLog;
+use crate::upkeep::Upkeep;
+use crate::worker::{Command, WorkerHandle};
+
+const TLS_POLL_INTERVAL: Duration = Duration::from_secs(1);
+const EXPIRY_WARN_INTERVAL: Duration = Duration::from_secs(12 * 3600);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(300);
+/// How long workers may take to act on a command before we go on without.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+const SETTLE_STEP: Duration = Duration::from_millis(1);
+/// A worker thread died: not something to go on with (sysexits' EX_SOFTWARE).
+const EXIT_WORKER_DIED: u8 = 70;
+
+type GiveTask = JoinHandle<Result<(), HandoverError>>;
+
+/// The running process, seen from its control thread.
+pub struct Process {
+    pub shared: Arc<Shared>,
+    pub control: Arc<Control>,
+    pub file: ConfigFile,
+    pub sockets: Sockets,
+    pub workers: Vec<WorkerHandle>,
+    pub upkeep: Upkeep,
+    pub admin: TcpListener,
+    /// Ends the admin server's accepting.
+    pub admin_stop: Arc<tokio::sync::Notify>,
+    pub upgrade_socket: Option<PathBuf>,
+    /// Our binary, as it was named at our start.
+    pub program: PathBuf,
+    /// A process that we started to take our place.
+    pub successor: Option<Child>,
+}
+
+pub struct Signals {
+    pub terminate: Signal,
+    pub interrupt: Signal,
+    hangup: Signal,
+    upgrade: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+impl Process {
+    pub async fn run(
+        mut self,
+        requests: mpsc::Receiver<Request>,
+        taken: Option<Taken>,
+    ) -> ExitCode {
+        match self.begin(taken).await {
+            Ok((signals, upgrades)) => self.work(requests, signals, upgrades).await,
+            Err(error) => {
+                tracing::error!(%error, "cannot start");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// Starts accepting; then, and only then, lets the old process go.
+    async fn begin(
+        &mut self,
+        taken: Option<Taken>,
+    ) -> std::io::Result<(Signals, Option<tokio::net::UnixListener>)> {
+        let signals = Signals::new()?;
+        let runtime = self.shared.runtime.load_full();
+        self.listen(&runtime, &HashSet::new()).await;
+        settle(&self.workers).await;
+        self.shared.ready.store(true, Ordering::Relaxed);
+        let admin = self.admin.try_clone()?;
+        admin.set_nonblocking(true)?;
+        let admin = tokio::net::TcpListener::from_std(admin)?;
+        let stop = Arc::clone(&self.admin_stop);
+        tokio::spawn(admin::serve(admin, Arc::clone(&self.control), stop));
+        self.upkeep.apply(&self.shared);
+        self.note_bound(&runtime);
+        certificates::warn_of_expiry(&runtime);
+        let takes_over = taken.is_some();
+        if let Some(taken) = taken {
+            taken.ready()?;
+        }
+        let upgrades = match &self.upgrade_socket {
+            Some(path) => Some(tokio::net::UnixListener::from_std(handover::listen(path)?)?),
+            None => None,
+        };
+        self.shared.metrics.reloaded(true);
+        notify::notify(&format!("READY=1\nMAINPID={}", std::process::id()));
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            revision = %runtime.snapshot.revision,
+            workers = self.workers.len(),
+            admin = %self.admin.local_addr()?,
+            takes_over,
+            "ready"
+        );
+        Ok((signals, upgrades))
+    }
+
+    async fn work(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut signals: Signals,
+        upgrades: Option<tokio::net::UnixListener>,
+    ) -> ExitCode {
+        let mut poll = ticks(reload::POLL_INTERVAL);
+        let mut tls = ticks(TLS_POLL_INTERVAL);
+        let mut expiry = ticks(EXPIRY_WARN_INTERVAL);
+        let mut prune = ticks(PRUNE_INTERVAL);
+        let mut giving: Option<GiveTask> = None;
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return leave::drain(self, signals).await,
+                _ = signals.interrupt.recv() => return leave::drain(self, signals).await,
+                _ = signals.hangup.recv() => {
+                    self.shared.access_log.reopen();
+                    let _ = self.reload().await;
+                }
+                _ = signals.upgrade.recv() => match self.start_successor(giving.is_some()) {
+                    Ok(task) => giving = Some(task),
+                    Err(problem) => tracing::error!(%problem, "cannot start a new process; this one goes on"),
+                },
+                stream = accept(upgrades.as_ref()) => match self.give(stream, giving.is_some()) {
+                    Ok(task) => giving = Some(task),
+                    Err(problem) => tracing::error!(%problem, "cannot hand over; this process goes on"),
+                },
+                done = finished(giving.as_mut()) => {
+                    giving = None;
+                    match done {
+                        Ok(()) => return leave::after_handover(self, signals).await,
+                        Err(error) => {
+                            let error = with_sources(&error);
+                            tracing::error!(%error, "the new process did not take over; this one goes on");
+                        }
+                    }
+                }
+                Some(request) = requests.recv() => match request {
+                    Request::Drain => return leave::drain(self, signals).await,
+                    Request::Reload(answer) => {
+                        let result = self.reload().await;
+                        let _ = answer.send(result);
+                    }
+                },
+                _ = poll.tick() => {
+                    if self.file.has_changed() {
+                        let _ = self.reload().await;
+                    }
+                    self.reap_successor();
+                    if let Some(code) = self.look_after_workers() {
+                        return code;
+                    }
+                }
+                _ = tls.tick() => certificates::refresh(&self.shared),
+                _ = expiry.tick() => certificates::warn_of_expiry(&self.shared.runtime.load()),
+                _ = prune.tick() => self.shared.metrics.prune(),
+            }
+        }
+    }
+
+    /// Reads the configuration again: all of it in force, or none.
+    async fn reload(&mut self) -> Result<String, String> {
+        let result = self.try_reload().await;
+        self.shared.metrics.reloaded(result.is_ok());
+        let mut applied = self.control.applied.lock();
+        match &result {
+            Ok(done) => {
+                applied.refused = None;
+                tracing::info!("{done}");
+            }
+            Err(errors) => {
+                applied.refused = Some((SystemTime::now(), errors.clone()));
+                for error in errors.lines() {
+                    tracing::error!(%error, "the new configuration is refused; the old one stays in force");
+                }
+            }
+        }
+        result
+    }
+
+    async fn try_reload(&mut self) -> Result<String, String> {
+        let name = self.file.path().display().to_string();
+        let loaded = self.file.load().map_err(|errors| errors.to_string())?;
+        let old = self.shared.runtime.load_full();
+        let snapshot = &loaded.snapshot;
+        let runtime = Runtime::build(Arc::clone(snapshot), Some(&old), self.shared.now())
+            .map_err(|errors| errors.named(&name).to_string())?;
+        let prepared = self
+            .sockets
+            .prepare(
+                snapshot,
+                self.workers.len(),
+                &mut std::collections::HashMap::new(),
+            )
+            .map_err(|errors| {
+                let lines = socket_errors(&errors);
+                let lines: Vec<String> =
+                    lines.iter().map(|line| format!("{name}: {line}")).collect();
+                lines.join("\n")
+            })?;
+        let log = &snapshot.settings.access_log;
+        AccessLog::check(log)
+            .and_then(|()| self.shared.access_log.configure(log))
+            .map_err(|error| format!("{name}: settings.accessLog.path: {error}"))?;
+        // From here on nothing fails.
+        for field in reload::needs_restart(&old.snapshot.settings, &snapshot.settings) {
+            tracing::warn!(
+                field,
+                "the change takes effect with the next start (kill -USR2 loses nothing)"
+            );
+        }
+        self.sockets.commit(prepared, snapshot);
+        let kept = self.unlisten(&old, &runtime).await;
+        let runtime = Arc::new(runtime);
+        self.shared.runtime.store(Arc::clone(&runtime));
+        self.listen(&runtime, &kept).await;
+        self.after_reload(&runtime);
+        let mut applied = self.control.applied.lock();
+        applied.source = Arc::new(loaded.source);
+        applied.since = SystemTime::now();
+        Ok(format!(
+            "configuration revision {} is in force",
+            runtime.snapshot.revision
+        ))
+    }
+
+    fn after_reload(&mut self, runtime: &Arc<Runtime>) {
+        let snapshot = &runtime.snapshot;
+        let metrics = &self.shared.metrics;
+        metrics.set_label_values_max(snapshot.settings.metric_label_values_max);
+        let listeners = snapshot
+            .listeners
+            .iter()
+            .map(|listener| listener.name.as_ref());
+        let services = snapshot
+            .services
+            .iter()
+            .map(|service| service.name.as_ref());
+        metrics.retain(&listeners.collect(), &services.collect());
+        self.upkeep.apply(&self.shared);
+        self.note_bound(runtime);
+        certificates::warn_of_expiry(runtime);
+    }
+
+    /// Ends the accept loops that `new` does not have as they are; the names
+    /// of those that stay.
+    async fn unlisten(&self, old: &Runtime, new: &Runtime) -> HashSet<Arc<str>> {
+        let mut kept = HashSet::new();
+        let mut ended = false;
+        for listener in &old.listeners {
+            let (name, address) = (&listener.config.name, listener.config.address);
+            let same = new
+                .listener(name)
+                .is_some_and(|new| new.config.address == address);
+            if same {
+                kept.insert(Arc::clone(name));
+                continue;
+            }
+            ended = true;
+            for worker in &self.workers {
+                let listener = name.to_string();
+                let _ = worker.commands.send(Command::Unlisten { listener }).await;
+            }
+        }
+        if ended {
+            // What a worker still accepts must find its listener.
+            settle(&self.workers).await;
+        }
+        kept
+    }
+
+    /// Gives the workers the sockets of all listeners but those in `kept`.
+    async fn listen(&self, runtime: &Runtime, kept: &HashSet<Arc<str>>) {
+        for listener in &runtime.listeners {
+            let name = &listener.config.name;
+            if kept.contains(name) {
+                continue;
+            }
+            let group = self.sockets.group(&Key::of(name, listener.config.address));
+            // There may be more sockets than workers after a handover.
+            for (socket, worker) in group.iter().zip(self.workers.iter().cycle()) {
+                match socket.try_clone() {
+                    Ok(socket) => {
+                        let listener = name.to_string();
+                        let _ = worker
+                            .commands
+                            .send(Command::Listen { listener, socket })
+                            .await;
+                    }
+                    Err(error) => {
+                        tracing::error!(listener = %name, %error, "cannot duplicate a listening socket")
+                    }
+                }
+            }
+        }
+    }
+
+    fn note_bound(&self, runtime: &Runtime) {
+        let bound = runtime.listeners.iter().filter_map(|listener| {
+            let name = &listener.config.name;
+            let group = self.sockets.group(&Key::of(name, listener.config.address));
+            Some((Arc::clone(name), group.first()?.local_addr().ok()?))
+        });
+        let bound: Vec<_> = bound.collect();
+        for (listener, address) in &bound {
+            tracing::debug!(%listener, %address, "listening");
+        }
+        self.control.applied.lock().bound = bound;
+    }
+
+    /// SIGUSR2: a new process of the same binary and arguments.
+    fn start_successor(&mut self, busy: bool) -> Result<GiveTask, String> {
+        if std::process::id() == 1 {
+            return Err(
+                "this is the first process of its container, which ends with it; use \
+                        --upgrade-socket from a second container, or a rolling update"
+                    .to_owned(),
+            );
+        }
+        if busy {
+            return Err("a handover is under way already".to_owned());
+        }
+        let (near, far) = UnixStream::pair().map_err(|error| error.to_string())?;
+        let program = &self.program;
+        let child = Program::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(HANDOVER_VARIABLE, HANDOVER_STDIN)
+            .stdin(Stdio::from(OwnedFd::from(far)))
+            .spawn()
+            .map_err(|error| format!("{}: {error}", program.display()))?;
+        tracing::info!(pid = child.id(), program = %program.display(), "started a new process to take over");
+        self.successor = Some(child);
+        self.give(near, false)
+    }
+
+    fn give(&self, stream: UnixStream, busy: bool) -> Result<GiveTask, String> {
+        if busy {
+            return Err("a handover is under way already".to_owned());
+        }
+        let given = Given {
+            listeners: self
+                .sockets
+                .duplicates()
+                .map_err(|error| error.to_string())?,
+            admin: Some(self.admin.try_clone().map_err(|error| error.to_string())?),
+        };
+        Ok(tokio::task::spawn_blocking(move || {
+            handover::give(stream, &given)
+        }))
+    }
+
+    fn reap_successor(&mut self) {
+        if let Some(child) = &mut self.successor
+            && let Ok(Some(status)) = child.try_wait()
+        {
+            tracing::error!(%status, "the new process has ended");
+            self.successor = None;
+        }
+    }
+
+    /// A worker ends only when told to; if one has, its connections are lost
+    /// and its listening sockets would collect connections that nobody accepts.
+    fn look_after_workers(&self) -> Option<ExitCode> {
+        let dead = self
+            .workers
+            .iter()
+            .any(|worker| worker.thread.is_finished());
+        dead.then(|| {
+            tracing::error!("a worker thread has died (this is a bug); ending, to be restarted");
+            ExitCode::from(EXIT_WORKER_DIED)
+        })
+    }
+}
+
+/// Waits until every worker has acted on all commands sent so far.
+pub async fn settle(workers: &[WorkerHandle]) {
+    let all = async {
+        for worker in workers {
+            // A worker takes a command only when it is done with the one
+            // before: when this one, which means nothing, has been taken, all
+            // others are done.
+            let listener = String::new();
+            if worker
+                .commands
+                .send(Command::Unlisten { listener })
+                .await
+                .is_err()
+            {
+                continue;
+            }
+            while worker.commands.capacity() < worker.commands.max_capacity() {
+                tokio::time::sleep(SETTLE_STEP).await;
+            }
+        }
+    };
+    if tokio::time::timeout(SETTLE_MAX, all).await.is_err() {
+        tracing::error!("a worker does not answer");
+    }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// The next process that wants to take over; never without a socket.
+async fn accept(upgrades: Option<&tokio::net::UnixListener>) -> UnixStream {
+    let Some(upgrades) = upgrades else {
+        return std::future::pending().await;
+    };
+    loop {
+        match upgrades
+            .accept()
+            .await
+            .and_then(|(stream, _)| stream.into_std())
+        {
+            Ok(stream) => return stream,
+            Err(error) => {
+                tracing::warn!(%error, "the upgrade socket cannot accept");
+                tokio::time::sleep(TLS_POLL_INTERVAL).await;
+            }
+        }
+    }
+}
+
+async fn finished(giving: Option<&mut GiveTask>) -> Result<(), HandoverError> {
+    match giving {
+        Some(task) => task
+            .await
+            .unwrap_or_else(|error| Err(HandoverError::Io(std::io::Error::other(error)))),
+        None => std::future::pending().await,
+    }
+}
+
+/// Socket errors in the form of all other mistakes of a configuration.
+pub fn socket_errors(errors: &[(Arc<str>, SocketError)]) -> Vec<String> {
+    errors
+        .iter()
+        .map(|(name, error)| format!("listener \"{name}\": {}", with_sources(error)))
+        .collect()
+}

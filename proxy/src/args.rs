@@ -1,0 +1,110 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use crate::telemetry::log::LogFormat;
+
+const EXAMPLES: &str = "\
+Examples:
+  weft-proxy --config weft.yaml                 run
+  weft-proxy --config weft.yaml --check         validate; every mistake on a line, exit 1
+  weft-proxy --config weft.yaml --explain 'GET http://shop.example/cart' -H 'x-user: 7'
+                                                what would happen to this request, and why
+
+Signals:
+  SIGTERM, SIGINT  drain: finish what runs, then exit (a second one: exit now)
+  SIGHUP           read the configuration again, reopen the access log
+  SIGUSR2          replace this process with a new one of the same binary; no
+                   connection is refused (not as the first process of a
+                   container: there use --upgrade-socket or a rolling update)
+
+The configuration is also read again whenever the file changes; a bad one is
+refused and the last good one stays. State and metrics: http://127.0.0.1:14020/";
+
+/// An L4/L7 load balancer: the data plane of the Weft service mesh.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "weft-proxy", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// The configuration file (YAML or JSON).
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// Validate the configuration, open the certificates it names, and exit.
+    #[arg(long, conflicts_with = "explain")]
+    pub check: bool,
+
+    /// Say what would happen to a request: `[METHOD] URL`.
+    #[arg(long, value_name = "REQUEST")]
+    pub explain: Option<String>,
+
+    /// A header of the request to explain; may be repeated.
+    #[arg(
+        short = 'H',
+        long = "header",
+        value_name = "NAME: VALUE",
+        requires = "explain"
+    )]
+    pub headers: Vec<String>,
+
+    /// The listener that the request to explain comes to; default: the one with the URL's port, or the only one.
+    #[arg(long, value_name = "NAME", requires = "explain")]
+    pub listener: Option<String>,
+
+    /// How --explain answers.
+    #[arg(short, long, value_enum, default_value_t, requires = "explain")]
+    pub output: Output,
+
+    /// off, error, warn, info, debug, trace, or directives such as `info,weft_proxy::health=debug`.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+
+    /// How the log is written (to standard error).
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// Take over from the weft-proxy that listens at this path, if one does, and listen there for the next.
+    #[arg(long, value_name = "PATH")]
+    pub upgrade_socket: Option<PathBuf>,
+
+    /// The admin server's address, over the configuration's settings.admin.
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin: Option<SocketAddr>,
+
+    /// Worker threads, over the configuration's settings.workers; 0: the CPU quota.
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    #[default]
+    Text,
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+        let args = Args::try_parse_from([
+            "weft-proxy",
+            "-c",
+            "x",
+            "--explain",
+            "/",
+            "-H",
+            "a: b",
+            "-o",
+            "json",
+        ]);
+        assert_eq!(args.unwrap().output, Output::Json);
+        assert!(Args::try_parse_from(["weft-proxy", "-c", "x", "-H", "a: b"]).is_err());
+    }
+}

@@ -1,0 +1,15 @@
+//! `weft-proxy`: reads the command line and hands over to the app.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use weft_proxy::app;
+use weft_proxy::args::Args;
+
+/// Small resident memory that is given back after a burst, and cheap across threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    app::run(&Args::parse())
+}
