@@ -43,7 +43,10 @@ fn every_algorithm_uses_every_endpoint() {
         let all: usize = counts.iter().sum();
         // Latency moves shares with peak_ewma, chance with the others; nobody starves.
         let least = if algorithm == "peak_ewma" { 20 } else { 6 };
-        assert!(counts.iter().all(|count| count * least > all), "{algorithm}: {counts:?}");
+        assert!(
+            counts.iter().all(|count| count * least > all),
+            "{algorithm}: {counts:?}"
+        );
     }
 }
 
@@ -76,8 +79,9 @@ fn weights_of_endpoints_count() {
 
 #[test]
 fn a_hash_keeps_its_endpoint() {
-    let (mut upstreams, web, proxy) =
-        setting(json!({"algorithm": "consistent_hash", "hash": [{"header": "x-user"}, {"cookie": "user"}]}));
+    let (mut upstreams, web, proxy) = setting(
+        json!({"algorithm": "consistent_hash", "hash": [{"header": "x-user"}, {"cookie": "user"}]}),
+    );
     let owners = || -> HashMap<usize, String> {
         let user = |user: usize| (user, ask(web, &[&format!("X-User: {user}")]));
         (0..60).map(user).collect()
@@ -126,7 +130,12 @@ fn a_slow_replica_gets_less() {
     let load = Load::start(web, Mode::KeepAlive, 4);
     load.goes_on(1000);
     load.stop().none_lost();
-    assert!(slow.count() * 10 < fast.count(), "{} and {}", slow.count(), fast.count());
+    assert!(
+        slow.count() * 10 < fast.count(),
+        "{} and {}",
+        slow.count(),
+        fast.count()
+    );
 }
 
 #[test]
@@ -160,7 +169,10 @@ fn our_zone_is_preferred_until_it_is_ill() {
         assert!(!ask(web, &[]).is_empty());
     }
     let near = upstreams[1].count() - before;
-    assert!(far(&upstreams) > 0 && near > far(&upstreams) / 3, "{near} near");
+    assert!(
+        far(&upstreams) > 0 && near > far(&upstreams) / 3,
+        "{near} near"
+    );
     assert_eq!(near + far(&upstreams), 100);
 }
 
@@ -178,6 +190,9 @@ fn requests_are_balanced_not_connections() {
     load.stop().none_lost();
     assert!(upstreams.iter().all(|up| up.count() >= 100));
     eventually("connections being kept", || {
-        upstreams.iter().all(|up| up.connections() <= 8).then_some(())
+        upstreams
+            .iter()
+            .all(|up| up.connections() <= 8)
+            .then_some(())
     });
 }

@@ -126,7 +126,8 @@ fn pieces_pass_as_they_come() {
     let (go, gate) = sync_channel::<()>(0);
     let gate = std::sync::Mutex::new(gate);
     let upstream = Upstream::start(move |_, stream| {
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
         let waited = gate.lock().map(|gate| gate.recv());
         assert!(waited.is_ok());
         let _ = stream.write_all(b"6\r\nsecond\r\n0\r\n\r\n");
@@ -228,7 +229,8 @@ fn continue_is_the_upstreams_to_say() {
     let silent = upstream::opaque(|mut stream: TcpStream| {
         let mut room = [0; 4096];
         let _ = stream.read(&mut room);
-        let _ = stream.write_all(b"HTTP/1.1 417 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let _ =
+            stream.write_all(b"HTTP/1.1 417 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         let _ = stream.read(&mut room);
     });
     let web = port::free_address();
@@ -282,7 +284,10 @@ fn trailers_pass_both_ways() {
          4\r\nbody\r\n0\r\nX-Sent: 7\r\n\r\n",
     );
     let answer = raw.answer();
-    assert_eq!((answer.text().as_str(), answer.trailer("x-sum")), ("ok", Some("42")));
+    assert_eq!(
+        (answer.text().as_str(), answer.trailer("x-sum")),
+        ("ok", Some("42"))
+    );
     let seen = upstream.last();
     assert_eq!(seen.body, b"body");
     assert_eq!(seen.trailers.to_lowercase(), "x-sent: 7\n");
@@ -292,8 +297,15 @@ fn trailers_pass_both_ways() {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sent", HeaderValue::from_static("8"));
     let answer = http2::exchange(web, request, Some(trailers)).expect("an answer comes");
-    let sum = answer.trailers.as_ref().and_then(|fields| fields.get("x-sum"));
-    assert_eq!(sum.map(HeaderValue::as_bytes), Some(&b"42"[..]), "{answer:?}");
+    let sum = answer
+        .trailers
+        .as_ref()
+        .and_then(|fields| fields.get("x-sum"));
+    assert_eq!(
+        sum.map(HeaderValue::as_bytes),
+        Some(&b"42"[..]),
+        "{answer:?}"
+    );
     assert_eq!(upstream.last().trailers.to_lowercase(), "x-sent: 8\n");
 }
 
@@ -342,7 +354,10 @@ fn fill(stream: &mut TcpStream) -> usize {
         match stream.write(&piece) {
             Ok(count) => sent += count,
             Err(error) => {
-                assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+                assert!(
+                    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+                    "{error}"
+                );
                 break;
             }
         }
@@ -362,7 +377,10 @@ fn an_upstream_that_does_not_read_stops_its_client() {
     let mut proxy = Proxy::start(front(web, &[address]));
     let before = proxy.program.resident_kib();
     let mut raw = Raw::connect(web);
-    raw.send(format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", 1_u64 << 40));
+    raw.send(format!(
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+        1_u64 << 40
+    ));
     let sent = fill(&mut raw.stream);
     assert!(sent < STALLED_MAX, "{sent} bytes were taken");
     let grown = proxy.program.resident_kib().saturating_sub(before);
@@ -411,9 +429,13 @@ fn a_client_that_leaves_frees_the_upstream() {
     let proxy = Proxy::start(front(web, &[upstream.address]));
     let mut raw = Raw::connect(web);
     raw.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-    eventually("the request upstream", || (upstream.count() == 1).then_some(()));
+    eventually("the request upstream", || {
+        (upstream.count() == 1).then_some(())
+    });
     drop(raw);
-    eventually("the end of its connection", || (upstream.open() == 0).then_some(()));
+    eventually("the end of its connection", || {
+        (upstream.open() == 0).then_some(())
+    });
     proxy.counts("downstream_gone", 1.0);
 }
 

@@ -63,7 +63,9 @@ fn client(address: &str, what: &str, change: impl FnOnce(&mut Command)) -> Strin
     let mut command = script("grpc_client.py");
     command.args([address, what]);
     change(&mut command);
-    let output = command.output().expect("Python runs; `make test` installs it");
+    let output = command
+        .output()
+        .expect("Python runs; `make test` installs it");
     assert!(
         output.status.success(),
         "{what}: {}{}",
@@ -106,7 +108,9 @@ fn many_calls_share_connections() {
     let proxy = Proxy::start(grpc_front(web, &[server.address]));
     client(&web.to_string(), "many", |_| ());
     proxy.counts("answered", 1600.0);
-    let opened = proxy.metrics().sum("weft_upstream_connections_opened_total", &[]);
+    let opened = proxy
+        .metrics()
+        .sum("weft_upstream_connections_opened_total", &[]);
     assert!(opened <= 4.0, "{opened} connections for 1,600 calls");
 }
 
@@ -164,7 +168,10 @@ fn own_answers_are_grpc_statuses() {
 
     proxy.reload(|config| config["services"][0]["endpoints"] = json!([]));
     let answer = http2::exchange(web, request(), None).expect("it is answered");
-    assert_eq!((answer.header("grpc-status"), answer.reason()), (Some("14"), "no_endpoint"));
+    assert_eq!(
+        (answer.header("grpc-status"), answer.reason()),
+        (Some("14"), "no_endpoint")
+    );
 }
 
 #[test]
@@ -172,13 +179,19 @@ fn unavailable_is_tried_again_when_a_rule_says_so() {
     let server = Server::start();
     let web = port::free_address();
     let mut config = grpc_front(web, &[server.address]);
-    config["routes"] = json!([route("calls", json!([
-        {"backendRefs": [{"name": "up"}],
-         "retry": {"attempts": 3, "backoff": "1ms", "grpcCodes": ["unavailable"]}},
-    ]))]);
+    config["routes"] = json!([route(
+        "calls",
+        json!([
+            {"backendRefs": [{"name": "up"}],
+             "retry": {"attempts": 3, "backoff": "1ms", "grpcCodes": ["unavailable"]}},
+        ])
+    )]);
     let proxy = Proxy::start(config);
     // It fails twice and then answers with the number of tries.
-    assert_eq!(client(&web.to_string(), "method:/weft.Test/Flaky", |_| ()), "OK 3");
+    assert_eq!(
+        client(&web.to_string(), "method:/weft.Test/Flaky", |_| ()),
+        "OK 3"
+    );
     let tried = [("kind", "grpc_status"), ("result", "budgeted")];
     let retries = proxy.metrics().sum("weft_retries_total", &tried);
     assert!((retries - 2.0).abs() < 0.5, "{retries}");
@@ -205,9 +218,15 @@ fn the_health_protocol_takes_endpoints_out_and_in() {
     };
     let before = ask(&ours);
     for _ in 0..6 {
-        assert_eq!(client(&web.to_string(), "method:/weft.Test/Echo", |_| ()), "OK x");
+        assert_eq!(
+            client(&web.to_string(), "method:/weft.Test/Echo", |_| ()),
+            "OK x"
+        );
     }
-    assert!((ask(&ours) - before).abs() < 0.5, "it got calls while unhealthy");
+    assert!(
+        (ask(&ours) - before).abs() < 0.5,
+        "it got calls while unhealthy"
+    );
     server.set_health("", "SERVING");
     eventually("both healthy again", || (healthy_now() > 1.5).then_some(()));
 }
@@ -217,7 +236,11 @@ fn the_health_protocol_takes_endpoints_out_and_in() {
 #[test]
 fn a_status_in_the_head_arrives() {
     let upstream = Upstream::start(|_, stream| {
-        let fields = ["content-type: application/grpc", "grpc-status: 7", "grpc-message: no"];
+        let fields = [
+            "content-type: application/grpc",
+            "grpc-status: 7",
+            "grpc-message: no",
+        ];
         upstream::answer(stream, 200, &fields, b"");
         Then::Keep
     });

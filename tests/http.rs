@@ -19,7 +19,12 @@ fn every_version_reaches_every_version() {
     if stepping_aside("nginx") || stepping_aside("curl") {
         return;
     }
-    for (options, protocol) in [("", "http1"), ("", "http"), ("http2", "http2"), ("http2", "grpc")] {
+    for (options, protocol) in [
+        ("", "http1"),
+        ("", "http"),
+        ("http2", "http2"),
+        ("http2", "grpc"),
+    ] {
         let nginx = Nginx::listening(options, ECHO);
         let web = port::free_address();
         let mut config = front(web, &[nginx.address]);
@@ -103,7 +108,10 @@ fn the_path_passes_byte_for_byte() {
         assert_eq!(upstream.last().target(), path);
     }
     // The absolute form becomes the origin form; its host wins over Host (RFC 9112 §3.2.2).
-    raw::exchange(web, "GET http://named:81/x?y HTTP/1.1\r\nHost: other\r\n\r\n");
+    raw::exchange(
+        web,
+        "GET http://named:81/x?y HTTP/1.1\r\nHost: other\r\n\r\n",
+    );
     let seen = upstream.last();
     assert_eq!(seen.target(), "/x?y");
     assert_eq!(seen.header("host"), Some("named:81"));
@@ -162,7 +170,10 @@ fn hop_by_hop_fields_end_here() {
     // The upstream's `close` is its own affair.
     assert_ne!(answer.header("connection"), Some("close"));
     assert_eq!(answer.header("x-kept"), Some("\u{e9}t\u{e9}"));
-    let cookies = answer.headers.iter().filter(|(name, _)| name == "set-cookie");
+    let cookies = answer
+        .headers
+        .iter()
+        .filter(|(name, _)| name == "set-cookie");
     assert_eq!(cookies.count(), 2);
 }
 
@@ -249,8 +260,14 @@ fn a_connection_lives_as_its_client_asks() {
     let proxy = Proxy::start(front(web, &[upstream.address]));
     for (request, kept) in [
         ("GET / HTTP/1.1\r\nHost: test\r\n\r\n", true),
-        ("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", false),
-        ("GET / HTTP/1.1\r\nHost: test\r\nConnection: x, Close\r\n\r\n", false),
+        (
+            "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
+            false,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: test\r\nConnection: x, Close\r\n\r\n",
+            false,
+        ),
         ("GET / HTTP/1.0\r\n\r\n", false),
         ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", true),
     ] {
@@ -259,7 +276,11 @@ fn a_connection_lives_as_its_client_asks() {
         let answer = raw.answer();
         assert_eq!(answer.status, 200, "{request}");
         let said = answer.header("connection").unwrap_or("");
-        assert_eq!(said == "close", !kept && request.contains("1.1"), "{request}");
+        assert_eq!(
+            said == "close",
+            !kept && request.contains("1.1"),
+            "{request}"
+        );
         if kept {
             assert_eq!(raw.get("/again").text(), "/again");
         } else {

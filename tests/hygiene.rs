@@ -29,55 +29,167 @@ const fn bad(request: &'static str, status: u16, reason: &'static str) -> Bad {
 /// Each ends in a way that a lenient parser would take for a whole request, with another behind it.
 const REFUSED: &[Bad] = &[
     // Two lengths, in every disguise.
-    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "length_and_chunked"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400, "length_and_chunked"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", 400, "content_length_repeated"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nabcde", 400, "content_length_repeated"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\nabcde", 400, ""),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nabcde", 400, "content_length"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400, "content_length"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x5\r\n\r\nabcde", 400, "content_length"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5 5\r\n\r\nabcde", 400, "content_length"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", 400, "content_length"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\n", 400, "content_length"),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "length_and_chunked",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        400,
+        "length_and_chunked",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        400,
+        "content_length_repeated",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nabcde",
+        400,
+        "content_length_repeated",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\nabcde",
+        400,
+        "",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nabcde",
+        400,
+        "content_length",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        400,
+        "content_length",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x5\r\n\r\nabcde",
+        400,
+        "content_length",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5 5\r\n\r\nabcde",
+        400,
+        "content_length",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n",
+        400,
+        "content_length",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\n",
+        400,
+        "content_length",
+    ),
     // Transfer codings that one side knows and another does not.
-    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "transfer_encoding"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501, "transfer_encoding"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", 501, "transfer_encoding"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", 501, "transfer_encoding"),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400, ""),
-    bad("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400, "space_before_colon"),
-    bad("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "transfer_encoding_in_http10"),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        501,
+        "transfer_encoding",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        501,
+        "transfer_encoding",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        501,
+        "transfer_encoding",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n",
+        501,
+        "transfer_encoding",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        400,
+        "",
+    ),
+    bad(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "space_before_colon",
+    ),
+    bad(
+        "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "transfer_encoding_in_http10",
+    ),
     // Lines that end in more than one way.
     bad("GET / HTTP/1.1\nHost: a\n\n", 400, "bare_lf"),
     bad("GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", 400, "bare_lf"),
-    bad("GET / HTTP/1.1\r\nHost: a\r\nX: b\rY: c\r\n\r\n", 400, "bare_cr"),
-    bad("GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n folded\r\n\r\n", 400, "obs_fold"),
-    bad("GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n\tfolded\r\n\r\n", 400, "obs_fold"),
+    bad(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: b\rY: c\r\n\r\n",
+        400,
+        "bare_cr",
+    ),
+    bad(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n folded\r\n\r\n",
+        400,
+        "obs_fold",
+    ),
+    bad(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n\tfolded\r\n\r\n",
+        400,
+        "obs_fold",
+    ),
     bad("GET / HTTP/1.1\r\n X: b\r\nHost: a\r\n\r\n", 400, ""),
     // Fields.
-    bad("GET / HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n", 400, "space_before_colon"),
-    bad("GET / HTTP/1.1\r\nHost: a\r\nX(: b\r\n\r\n", 400, "header_name"),
-    bad("GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n", 400, "header_name"),
+    bad(
+        "GET / HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n",
+        400,
+        "space_before_colon",
+    ),
+    bad(
+        "GET / HTTP/1.1\r\nHost: a\r\nX(: b\r\n\r\n",
+        400,
+        "header_name",
+    ),
+    bad(
+        "GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n",
+        400,
+        "header_name",
+    ),
     bad("GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400, ""),
     bad("GET / HTTP/1.1\r\nHost: a\r\nX: b\0c\r\n\r\n", 400, ""),
     bad("GET / HTTP/1.1\r\nHost: a\r\nX\0: b\r\n\r\n", 400, ""),
     // Whose request it is.
     bad("GET / HTTP/1.1\r\n\r\n", 400, "host_missing"),
-    bad("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "host_repeated"),
-    bad("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, "host_repeated"),
+    bad(
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        400,
+        "host_repeated",
+    ),
+    bad(
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        400,
+        "host_repeated",
+    ),
     bad("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "host"),
     bad("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, "host"),
     bad("GET / HTTP/1.1\r\nHost: user@a\r\n\r\n", 400, ""),
     bad("GET / HTTP/1.1\r\nHost: a:99999\r\n\r\n", 400, "host"),
-    bad("GET http://user@a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, "userinfo"),
+    bad(
+        "GET http://user@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        400,
+        "userinfo",
+    ),
     // Start lines.
     bad("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
     bad("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", 400, ""),
     bad("GET / HTTP/1.1\x0b\r\nHost: a\r\n\r\n", 400, ""),
     bad("GE(T / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "method"),
     bad("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
-    bad("GET /#x HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target_fragment"),
+    bad(
+        "GET /#x HTTP/1.1\r\nHost: a\r\n\r\n",
+        400,
+        "target_fragment",
+    ),
     bad("GET nowhere HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
     bad("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
     bad("GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
@@ -86,7 +198,11 @@ const REFUSED: &[Bad] = &[
     bad("GET / http/1.1\r\nHost: a\r\n\r\n", 0, ""),
     bad("GET / HTTP/01.1\r\nHost: a\r\n\r\n", 0, ""),
     bad("GET /\r\n\r\n", 0, ""),
-    bad("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nContent-Length: 5\r\n\r\nabcde", 400, "connect_body"),
+    bad(
+        "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nContent-Length: 5\r\n\r\nabcde",
+        400,
+        "connect_body",
+    ),
     bad("CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
 ];
 
@@ -126,11 +242,19 @@ fn malformed_requests_are_refused() {
         if !case.reason.is_empty() {
             let labels = [("listener", "web"), ("reason", case.reason)];
             if !proxy.metrics().has("weft_requests_rejected_total", &labels) {
-                wrong.push(format!("{:?}\n  was not counted as {}", case.request, case.reason));
+                wrong.push(format!(
+                    "{:?}\n  was not counted as {}",
+                    case.request, case.reason
+                ));
             }
         }
     }
-    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     let reached: Vec<String> = upstream.seen().into_iter().map(|seen| seen.head).collect();
     assert!(reached.is_empty(), "{reached:#?}");
     let rejected = proxy.metrics().sum("weft_requests_rejected_total", &[]);
@@ -175,8 +299,13 @@ fn broken_chunks_end_the_connection() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let whole = upstream.seen().into_iter().filter(|seen| !seen.target().is_empty());
-    let whole: Vec<String> = whole.map(|seen| format!("{} {:?}", seen.head, seen.body)).collect();
+    let whole = upstream
+        .seen()
+        .into_iter()
+        .filter(|seen| !seen.target().is_empty());
+    let whole: Vec<String> = whole
+        .map(|seen| format!("{} {:?}", seen.head, seen.body))
+        .collect();
     assert!(whole.is_empty(), "{whole:#?}");
     proxy.is_well();
 }
@@ -192,18 +321,35 @@ fn unusual_requests_pass() {
         ("GET / HTTP/1.1\r\nHost: a\r\nX:\r\nY: \t \r\n\r\n", ""),
         ("GET / HTTP/1.1\r\nHost: a\r\nX: \"caf\u{e9}\"\r\n\r\n", ""),
         ("BREW-1 / HTTP/1.1\r\nHost: a\r\n\r\n", ""),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 005\r\n\r\nabcde", "abcde"),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n", "abcde"),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=\"b;c\"\r\nabcde\r\n00\r\n\r\n", "abcde"),
-        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde", "abcde"),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 005\r\n\r\nabcde",
+            "abcde",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
+            "abcde",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=\"b;c\"\r\nabcde\r\n00\r\n\r\n",
+            "abcde",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde",
+            "abcde",
+        ),
     ] {
         let mut raw = Raw::connect(web);
         raw.send(request);
         let answer = raw.answer();
-        assert_eq!((answer.status, answer.text()), (200, format!("/{body}")), "{request:?}");
+        assert_eq!(
+            (answer.status, answer.text()),
+            (200, format!("/{body}")),
+            "{request:?}"
+        );
         // The upstream heard one framing, and a canonical one.
         let seen = upstream.last();
-        let framings = seen.headers("content-length").len() + seen.headers("transfer-encoding").len();
+        let framings =
+            seen.headers("content-length").len() + seen.headers("transfer-encoding").len();
         assert!(framings <= 1, "{}", seen.head);
         assert!(!seen.head.contains("005"), "{}", seen.head);
     }
@@ -233,7 +379,11 @@ fn malformed_answers_are_refused() {
         let proxy = Proxy::start(front(web, &[upstream.address]));
         let mut raw = Raw::connect(web);
         let got = raw.get("/");
-        assert_eq!((got.status, got.reason()), (502, "upstream_protocol"), "{answer:?}");
+        assert_eq!(
+            (got.status, got.reason()),
+            (502, "upstream_protocol"),
+            "{answer:?}"
+        );
         // The client's own connection is fine.
         assert_eq!(raw.get("/").status, 502);
         assert_eq!(upstream.connections(), 2, "{answer:?}");
@@ -329,7 +479,9 @@ fn http2_requests_that_would_change_are_refused() {
 
     // A plain one passes, so that the above means something.
     let mut client = Frames::connect(web);
-    client.request(1, END_STREAM, &frames::get("/h2")).expect("it is read");
+    client
+        .request(1, END_STREAM, &frames::get("/h2"))
+        .expect("it is read");
     assert_eq!(client.status_of(1), Some(200));
     proxy.is_well();
 }
@@ -346,7 +498,10 @@ fn http2_bodies_keep_their_length() {
         client.request(1, 0, &fields).expect("it is read");
         let _ = client.send(frames::DATA, END_STREAM, 1, body.as_bytes());
         let status = client.status_of(1);
-        assert!(status.is_none_or(|status| (400..500).contains(&status)), "{said}: {status:?}");
+        assert!(
+            status.is_none_or(|status| (400..500).contains(&status)),
+            "{said}: {status:?}"
+        );
     }
     let reached: Vec<String> = upstream.seen().into_iter().map(|seen| seen.head).collect();
     assert!(reached.is_empty(), "{reached:#?}");
@@ -359,15 +514,39 @@ fn http2_frames_out_of_place_close_the_connection() {
     let (_upstream, web, mut proxy) = setting();
     let block = frames::block(&frames::get("/"));
     let cases: [(&str, Vec<u8>); 9] = [
-        ("DATA on an idle stream", frames::frame(frames::DATA, 0, 1, b"x")),
+        (
+            "DATA on an idle stream",
+            frames::frame(frames::DATA, 0, 1, b"x"),
+        ),
         ("DATA on stream 0", frames::frame(frames::DATA, 0, 0, b"x")),
-        ("HEADERS on an even stream", frames::frame(frames::HEADERS, END_HEADERS | END_STREAM, 2, &block)),
-        ("CONTINUATION without HEADERS", frames::frame(frames::CONTINUATION, END_HEADERS, 1, &block)),
-        ("SETTINGS of five bytes", frames::frame(frames::SETTINGS, 0, 0, b"12345")),
-        ("PING of seven bytes", frames::frame(frames::PING, 0, 0, b"1234567")),
-        ("a window of zero more", frames::frame(frames::WINDOW_UPDATE, 0, 0, &[0; 4])),
-        ("HEADERS with a broken block", frames::frame(frames::HEADERS, END_HEADERS | END_STREAM, 1, &[0xff; 8])),
-        ("a frame larger than allowed", frames::frame(frames::DATA, 0, 1, &vec![0; 20_000])),
+        (
+            "HEADERS on an even stream",
+            frames::frame(frames::HEADERS, END_HEADERS | END_STREAM, 2, &block),
+        ),
+        (
+            "CONTINUATION without HEADERS",
+            frames::frame(frames::CONTINUATION, END_HEADERS, 1, &block),
+        ),
+        (
+            "SETTINGS of five bytes",
+            frames::frame(frames::SETTINGS, 0, 0, b"12345"),
+        ),
+        (
+            "PING of seven bytes",
+            frames::frame(frames::PING, 0, 0, b"1234567"),
+        ),
+        (
+            "a window of zero more",
+            frames::frame(frames::WINDOW_UPDATE, 0, 0, &[0; 4]),
+        ),
+        (
+            "HEADERS with a broken block",
+            frames::frame(frames::HEADERS, END_HEADERS | END_STREAM, 1, &[0xff; 8]),
+        ),
+        (
+            "a frame larger than allowed",
+            frames::frame(frames::DATA, 0, 1, &vec![0; 20_000]),
+        ),
     ];
     for (name, bytes) in cases {
         let mut client = Frames::connect(web);
@@ -378,7 +557,9 @@ fn http2_frames_out_of_place_close_the_connection() {
         assert!(client.find(|_| false).is_none(), "{name}: left open");
     }
     eventually("the errors being counted", || {
-        let errors = proxy.metrics().sum("weft_http2_connection_errors_total", &[("listener", "web")]);
+        let errors = proxy
+            .metrics()
+            .sum("weft_http2_connection_errors_total", &[("listener", "web")]);
         (errors >= 5.0).then_some(())
     });
     proxy.is_well();

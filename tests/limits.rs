@@ -32,7 +32,9 @@ fn closed_connections(proxy: &Proxy, reason: &str, at_least: f64) {
     let labels = [("listener", "web"), ("reason", reason)];
     let what = format!("{at_least} connections closed as {reason}");
     eventually(&what, || {
-        let closed = proxy.metrics().sum("weft_connections_closed_total", &labels);
+        let closed = proxy
+            .metrics()
+            .sum("weft_connections_closed_total", &labels);
         (closed >= at_least).then_some(())
     });
 }
@@ -51,10 +53,18 @@ fn slow_heads_are_ended() {
     }
     for raw in &mut slow {
         let seen = String::from_utf8_lossy(&raw.closed()).into_owned();
-        assert!(seen.starts_with("HTTP/1.1 408 ") && seen.contains("request_slow"), "{seen:?}");
+        assert!(
+            seen.starts_with("HTTP/1.1 408 ") && seen.contains("request_slow"),
+            "{seen:?}"
+        );
     }
     proxy.counts("request_slow", 20.0);
-    assert!(upstream.seen().iter().all(|seen| seen.target() == "/others"));
+    assert!(
+        upstream
+            .seen()
+            .iter()
+            .all(|seen| seen.target() == "/others")
+    );
 }
 
 #[test]
@@ -91,7 +101,9 @@ fn idle_connections_are_ended() {
     let mut served = Raw::connect(web);
     assert_eq!(served.get("/").status, 200);
     let mut http2 = Frames::connect(web);
-    http2.request(1, END_STREAM, &frames::get("/")).expect("it is read");
+    http2
+        .request(1, END_STREAM, &frames::get("/"))
+        .expect("it is read");
     assert_eq!(http2.status_of(1), Some(200));
     assert!(silent.closed().is_empty());
     assert!(served.closed().is_empty());
@@ -107,10 +119,32 @@ fn header_bombs_are_refused() {
     let (upstream, web, mut proxy) = setting(json!({"headerBytesMax": 8192, "headersMax": 50}));
     let fields = |count: usize| -> String { (0..count).map(|n| format!("X{n}: y\r\n")).collect() };
     for (head, status, cause) in [
-        (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(9000)), 431, "header_too_large"),
-        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(60)), 431, "header_too_large"),
-        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(9000)), 414, "uri_too_long"),
-        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}: y\r\n\r\n", "x".repeat(9000)), 431, "header_too_large"),
+        (
+            format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+                "y".repeat(9000)
+            ),
+            431,
+            "header_too_large",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(60)),
+            431,
+            "header_too_large",
+        ),
+        (
+            format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(9000)),
+            414,
+            "uri_too_long",
+        ),
+        (
+            format!(
+                "GET / HTTP/1.1\r\nHost: a\r\n{}: y\r\n\r\n",
+                "x".repeat(9000)
+            ),
+            431,
+            "header_too_large",
+        ),
     ] {
         let mut raw = Raw::connect(web);
         let _ = raw.try_send(head);
@@ -120,7 +154,11 @@ fn header_bombs_are_refused() {
     }
     proxy.counts("header_too_large", 3.0);
     proxy.counts("uri_too_long", 1.0);
-    let within = format!("GET / HTTP/1.1\r\nHost: a\r\nY: {}\r\n{}\r\n", "y".repeat(7000), fields(40));
+    let within = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nY: {}\r\n{}\r\n",
+        "y".repeat(7000),
+        fields(40)
+    );
     assert_eq!(raw::exchange(web, within).status, 200);
     assert_eq!(upstream.count(), 1);
 
@@ -155,7 +193,8 @@ fn large_bodies_are_refused_when_limited() {
     let large = vec![b'x'; 1001];
     let answer = Raw::connect(web).request("POST", "/", &[], &large);
     assert_eq!((answer.status, answer.reason()), (413, "body_too_large"));
-    let mut chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n".to_vec();
+    let mut chunked =
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n".to_vec();
     chunked.extend(&large);
     chunked.extend(b"\r\n0\r\n\r\n");
     assert_eq!(raw::exchange(web, chunked).status, 413);
@@ -183,7 +222,9 @@ fn flood(name: &str, rounds: usize, mut flood: impl FnMut(&mut Frames, usize) ->
     assert_eq!(raw::get(web, "/others").status, 200);
     let labels = [("listener", "web")];
     eventually("the flood being counted", || {
-        let counted = proxy.metrics().sum("weft_http2_connection_errors_total", &labels);
+        let counted = proxy
+            .metrics()
+            .sum("weft_http2_connection_errors_total", &labels);
         (counted >= 1.0).then_some(())
     });
     proxy.is_well();
@@ -196,7 +237,12 @@ fn rapid_resets_are_ended() {
     flood("rapid reset", 200_000, |client, round| {
         let stream = u32::try_from(round * 2 + 1).unwrap_or(u32::MAX);
         let mut bytes = frames::frame(frames::HEADERS, END_HEADERS | END_STREAM, stream, &block);
-        bytes.extend(frames::frame(frames::RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+        bytes.extend(frames::frame(
+            frames::RST_STREAM,
+            0,
+            stream,
+            &8_u32.to_be_bytes(),
+        ));
         std::io::Write::write_all(&mut client.stream, &bytes).is_ok()
     });
 }
@@ -238,7 +284,9 @@ fn hpack_bombs_are_refused() {
         block.extend(vec![b'y'; 127 + 0x39 + 0x16 * 128]);
         // Then the newest entry, 8,000 times: 24 MB.
         block.extend(vec![0xbe; 8000]);
-        client.send(frames::HEADERS, END_HEADERS | END_STREAM, 1, &block).expect("it is read");
+        client
+            .send(frames::HEADERS, END_HEADERS | END_STREAM, 1, &block)
+            .expect("it is read");
         let status = client.status_of(1);
         assert!(matches!(status, Some(431) | None), "{status:?}");
     }
@@ -253,7 +301,9 @@ fn unread(name: &str, kind: u8, payload: &[u8]) {
     raw::get(web, "/");
     let before = proxy.program.resident_kib();
     let mut client = Frames::connect(web);
-    let _ = client.stream.set_write_timeout(Some(Duration::from_millis(700)));
+    let _ = client
+        .stream
+        .set_write_timeout(Some(Duration::from_millis(700)));
     let many = frames::frame(kind, 0, 0, payload).repeat(1000);
     let mut sent = 0;
     // Until it is closed, or no more is taken: either bounds what waits.
@@ -292,15 +342,22 @@ fn streams_are_limited() {
     // The limit holds from the moment it is known.
     let settings = client.find(|frame| frame.kind == frames::SETTINGS && frame.flags & ACK == 0);
     let settings = settings.expect("it says its settings").payload;
-    assert!(settings.chunks(6).any(|one| one == [0, 3, 0, 0, 0, 10]), "{settings:?}");
+    assert!(
+        settings.chunks(6).any(|one| one == [0, 3, 0, 0, 0, 10]),
+        "{settings:?}"
+    );
     for number in 0..11 {
         let held = frames::get("/held");
-        client.request(number * 2 + 1, END_STREAM, &held).expect("it is read");
+        client
+            .request(number * 2 + 1, END_STREAM, &held)
+            .expect("it is read");
     }
     let refused = client.find(|frame| frame.kind == frames::RST_STREAM && frame.stream == 21);
     // REFUSED_STREAM: it may be sent again.
     assert_eq!(refused.and_then(|frame| frame.error_code()), Some(7));
-    eventually("ten requests upstream", || (upstream.count() == 10).then_some(()));
+    eventually("ten requests upstream", || {
+        (upstream.count() == 10).then_some(())
+    });
 }
 
 #[test]
@@ -314,7 +371,11 @@ fn connections_are_limited() {
     assert!(Raw::connect(web).closed().is_empty());
     let refused = [("listener", "web"), ("reason", "listener_connections_max")];
     eventually("the refusal being counted", || {
-        (proxy.metrics().sum("weft_connections_refused_total", &refused) >= 1.0).then_some(())
+        (proxy
+            .metrics()
+            .sum("weft_connections_refused_total", &refused)
+            >= 1.0)
+            .then_some(())
     });
     held.pop();
     eventually("a place", || Raw::connect(web).try_get("/"));
@@ -334,7 +395,10 @@ fn the_idlest_connections_make_room() {
     }
     // The newest is served; many of the older are gone.
     assert_eq!(raw::get(web, "/new").status, 200);
-    let open = held.iter_mut().filter_map(|raw| raw.try_get("/again")).count();
+    let open = held
+        .iter_mut()
+        .filter_map(|raw| raw.try_get("/again"))
+        .count();
     assert!(open <= 40, "{open} are open");
     proxy.is_well();
 }
@@ -366,10 +430,14 @@ fn running_out_of_descriptors_is_survived() {
     });
     assert_eq!(served.status, 200);
     let cpu = |program: &Program| -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.pid())).unwrap_or_default();
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", program.pid())).unwrap_or_default();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split(' ').collect();
         // User and system time in ticks of 10 ms.
-        [12, 13].iter().filter_map(|&at| fields.get(at)?.parse::<u64>().ok()).sum()
+        [12, 13]
+            .iter()
+            .filter_map(|&at| fields.get(at)?.parse::<u64>().ok())
+            .sum()
     };
     let before = cpu(&proxy.program);
     sleep(Duration::from_secs(1));
@@ -397,8 +465,13 @@ fn the_soft_limit_of_descriptors_is_raised() {
     });
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", proxy.program.pid()));
     let limits = limits.expect("the proxy is there");
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap_or("");
-    let mut numbers = line.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap_or("");
+    let mut numbers = line
+        .split_whitespace()
+        .filter_map(|word| word.parse::<u64>().ok());
     let (soft, hard) = (numbers.next(), numbers.next());
     assert!(soft > Some(64) && soft == hard, "{line}");
 }

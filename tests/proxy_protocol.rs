@@ -65,7 +65,11 @@ fn the_client_is_whom_the_header_names() {
     ] {
         let mut raw = Raw::connect(web);
         let _ = raw.try_send([bad, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"].concat());
-        assert!(raw.closed().is_empty(), "{:?}", String::from_utf8_lossy(bad));
+        assert!(
+            raw.closed().is_empty(),
+            "{:?}",
+            String::from_utf8_lossy(bad)
+        );
     }
     proxy.is_well();
 }
@@ -100,7 +104,12 @@ fn nginx_hears_who_the_client_is() {
         let mut config = front(web, &[nginx.address]);
         config["services"][0]["sendProxyProtocol"] = json!(version);
         let _proxy = Proxy::start(config);
-        let ours = |raw: &Raw| raw.stream.local_addr().expect("it is connected").to_string();
+        let ours = |raw: &Raw| {
+            raw.stream
+                .local_addr()
+                .expect("it is connected")
+                .to_string()
+        };
         // Two clients never share a connection that speaks for one of them.
         let (mut one, mut two) = (Raw::connect(web), Raw::connect(web));
         for _ in 0..3 {

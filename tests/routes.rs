@@ -51,7 +51,11 @@ fn matches_choose_the_service() {
     }
     proxy.counts("no_route", 4.0);
     let metrics = proxy.metrics();
-    let labels = [("route", "shop"), ("service", "other"), ("code_class", "2xx")];
+    let labels = [
+        ("route", "shop"),
+        ("service", "other"),
+        ("code_class", "2xx"),
+    ];
     assert!((metrics.sum("weft_requests_total", &labels) - 3.0).abs() < 0.5);
 }
 
@@ -112,7 +116,10 @@ fn filters_change_what_passes() {
     let moved = raw::get(web, "/moved/x");
     let location = moved.header("location").unwrap_or("");
     assert_eq!(moved.status, 308);
-    assert!(location.starts_with("https://else.example") && location.contains("/there"), "{location}");
+    assert!(
+        location.starts_with("https://else.example") && location.contains("/there"),
+        "{location}"
+    );
 }
 
 #[test]
@@ -138,7 +145,10 @@ fn cors_preflights_are_answered_here() {
     }
     assert_eq!(up.count(), 0);
     let answer = Raw::connect(web).request("GET", "/", &preflight[..1], b"");
-    assert_eq!(answer.header("access-control-allow-origin"), Some("https://a.shop.example"));
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("https://a.shop.example")
+    );
     assert_eq!(up.count(), 1);
 }
 
@@ -150,7 +160,9 @@ fn mirrored_requests_change_nothing_for_the_client() {
     ]));
     let answer = Raw::connect(web).request("POST", "/m", &[], b"body");
     assert_eq!(answer.header("x-upstream"), Some("up"));
-    eventually("the mirrored request", || (other.count() == 1).then_some(()));
+    eventually("the mirrored request", || {
+        (other.count() == 1).then_some(())
+    });
     let (seen, mirrored) = (up.last(), other.last());
     assert_eq!(mirrored.target(), "/m");
     assert_eq!(mirrored.body, seen.body);
@@ -201,9 +213,12 @@ fn sessions_stay_with_their_endpoint() {
     let web = port::free_address();
     let mut config = front(web, &addresses);
     config["services"][0]["balancer"] = json!({"algorithm": "round_robin"});
-    config["routes"] = json!([route("shop", json!([
-        {"backendRefs": [{"name": "up"}], "sessionPersistence": {"sessionName": "stick"}},
-    ]))]);
+    config["routes"] = json!([route(
+        "shop",
+        json!([
+            {"backendRefs": [{"name": "up"}], "sessionPersistence": {"sessionName": "stick"}},
+        ])
+    )]);
     let _proxy = Proxy::start(config);
     for _ in 0..3 {
         let first = raw::get(web, "/");

@@ -33,7 +33,11 @@ fn psql_reaches_its_database() {
         config["listeners"][0]["protocol"] = json!(protocol);
         let proxy = Proxy::start(config);
         for options in ["sslmode=disable", "sslmode=require"] {
-            assert_eq!(query(address, options, "select 6 * 7"), "42", "{protocol} {options}");
+            assert_eq!(
+                query(address, options, "select 6 * 7"),
+                "42",
+                "{protocol} {options}"
+            );
             // A few MiB back, and a sum that shows a lost or doubled row.
             let sum = "select sum(n), count(*), sum(length(t)) from \
                        (select n, repeat('x', 1000) t from generate_series(1, 5000) n) s";
@@ -46,7 +50,9 @@ fn psql_reaches_its_database() {
         let heard = String::from_utf8_lossy(&ended.stderr);
         assert!(heard.contains("terminating connection"), "{heard}");
         eventually("the sessions being counted", || {
-            let ended = proxy.metrics().sum("weft_tcp_connections_total", &[("service", "up")]);
+            let ended = proxy
+                .metrics()
+                .sum("weft_tcp_connections_total", &[("service", "up")]);
             (ended >= 7.0).then_some(())
         });
     }
@@ -66,7 +72,11 @@ fn two_psql_at_once_keep_apart() {
             thread::spawn(move || {
                 let insert = format!("insert into marks select {client}, generate_series(1, 2000)");
                 query(address, "", &insert);
-                query(address, "", &format!("select count(*) from marks where client = {client}"))
+                query(
+                    address,
+                    "",
+                    &format!("select count(*) from marks where client = {client}"),
+                )
             })
         })
         .collect();
@@ -203,7 +213,10 @@ fn auto_tells_protocols_apart() {
     });
     drop(other);
     eventually("the opaque connection being counted", || {
-        proxy.metrics().has("weft_tcp_connections_total", &[("service", "up")]).then_some(())
+        proxy
+            .metrics()
+            .has("weft_tcp_connections_total", &[("service", "up")])
+            .then_some(())
     });
 }
 

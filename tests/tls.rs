@@ -87,8 +87,16 @@ fn curl_speaks_tls_to_it() {
         (&["--tlsv1.3"], "2"),
     ] {
         let got = setting.curl("shop.example", arguments);
-        assert_eq!((got.exit, got.status), (0, 200), "{arguments:?}: {}", got.log);
-        assert_eq!((got.version.as_str(), got.text().as_str()), (version, "/path"));
+        assert_eq!(
+            (got.exit, got.status),
+            (0, 200),
+            "{arguments:?}: {}",
+            got.log
+        );
+        assert_eq!(
+            (got.version.as_str(), got.text().as_str()),
+            (version, "/path")
+        );
         assert_eq!(upstream.last().header("x-forwarded-proto"), Some("https"));
     }
     // TLS 1.1 is refused, and so is plain HTTP; both are counted.
@@ -98,7 +106,9 @@ fn curl_speaks_tls_to_it() {
     plain.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
     let _ = plain.closed();
     eventually("the failed handshakes being counted", || {
-        let failed = proxy.metrics().sum("weft_tls_handshakes_failed_total", &[("listener", "web")]);
+        let failed = proxy
+            .metrics()
+            .sum("weft_tls_handshakes_failed_total", &[("listener", "web")]);
         (failed >= 2.0).then_some(())
     });
 }
@@ -133,7 +143,10 @@ fn sessions_resume() {
     let upstream = Upstream::echo("up");
     let pair = setting.authority.issue("server", &["shop.example"]);
     let _proxy = Proxy::start(setting.front(&[&pair], upstream.address));
-    let said = s_client(setting.web, &["-tls1_2", "-reconnect", "-servername", "shop.example"]);
+    let said = s_client(
+        setting.web,
+        &["-tls1_2", "-reconnect", "-servername", "shop.example"],
+    );
     assert!(said.contains("Reused, "), "{said}");
 }
 
@@ -150,11 +163,16 @@ fn clients_show_certificates_when_asked() {
     let mut config = setting.front(&[&pair], upstream.address);
     config["listeners"][0]["tls"]["clientCa"] = json!(setting.authority.file);
     let _proxy = Proxy::start(config);
-    for (shown, accepted) in [(Some(&client), true), (Some(&stranger), false), (None, false)] {
-        let paths = shown.map(|pair| {
-            [&pair.certificate, &pair.key].map(|path| path.display().to_string())
-        });
-        let arguments = paths.as_ref().map(|[certificate, key]| vec!["--cert", certificate, "--key", key]);
+    for (shown, accepted) in [
+        (Some(&client), true),
+        (Some(&stranger), false),
+        (None, false),
+    ] {
+        let paths =
+            shown.map(|pair| [&pair.certificate, &pair.key].map(|path| path.display().to_string()));
+        let arguments = paths
+            .as_ref()
+            .map(|[certificate, key]| vec!["--cert", certificate, "--key", key]);
         let got = setting.curl("shop.example", &arguments.unwrap_or_default());
         assert_eq!(got.exit == 0, accepted, "{shown:?}: {}", got.log);
     }
@@ -182,28 +200,42 @@ fn a_new_certificate_is_taken_while_old_connections_go_on() {
         .expect("openssl can be run");
     let mut sink = open.stdin.take().expect("it is piped");
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
-    sink.write_all(request("/before").as_bytes()).expect("it is open");
-    eventually("the request before", || (upstream.count() == 1).then_some(()));
+    sink.write_all(request("/before").as_bytes())
+        .expect("it is open");
+    eventually("the request before", || {
+        (upstream.count() == 1).then_some(())
+    });
 
     setting.authority.issue("server", &["new.example"]);
     eventually("the new certificate", || {
-        subject(setting.web, "x").ends_with("new.example").then_some(())
+        subject(setting.web, "x")
+            .ends_with("new.example")
+            .then_some(())
     });
-    sink.write_all(request("/after").as_bytes()).expect("it is open");
-    eventually("the request after", || (upstream.count() == 2).then_some(()));
+    sink.write_all(request("/after").as_bytes())
+        .expect("it is open");
+    eventually("the request after", || {
+        (upstream.count() == 2).then_some(())
+    });
     drop(sink);
     let _ = open.wait();
 
     // Half a change (a key that fits no certificate) keeps what works, and says so.
     let failed = |proxy: &Proxy| {
-        proxy.metrics().sum("weft_certificate_reloads_total", &[("result", "failure")])
+        proxy
+            .metrics()
+            .sum("weft_certificate_reloads_total", &[("result", "failure")])
     };
     std::fs::write(&pair.key, "nonsense").expect("it can be written");
-    eventually("the refused key being counted", || (failed(&proxy) >= 1.0).then_some(()));
+    eventually("the refused key being counted", || {
+        (failed(&proxy) >= 1.0).then_some(())
+    });
     assert!(subject(setting.web, "x").ends_with("new.example"));
     setting.authority.issue("server", &["third.example"]);
     eventually("the third certificate", || {
-        subject(setting.web, "x").ends_with("third.example").then_some(())
+        subject(setting.web, "x")
+            .ends_with("third.example")
+            .then_some(())
     });
 }
 
@@ -230,11 +262,21 @@ fn services_are_verified() {
     for protocol in ["http", "http1", "http2"] {
         proxy.reload(|config| config["services"][0]["protocol"] = json!(protocol));
         assert_eq!(raw::get(setting.web, "/h1").text(), "/h1", "{protocol}");
-        assert_eq!(weft_tests::http2::get(setting.web, "/h2").text(), "/h2", "{protocol}");
+        assert_eq!(
+            weft_tests::http2::get(setting.web, "/h2").text(),
+            "/h2",
+            "{protocol}"
+        );
     }
     for (change, works) in [
-        (json!({"serverName": "wrong.example", "ca": setting.authority.file}), false),
-        (json!({"serverName": "inner.example", "ca": other.file}), false),
+        (
+            json!({"serverName": "wrong.example", "ca": setting.authority.file}),
+            false,
+        ),
+        (
+            json!({"serverName": "inner.example", "ca": other.file}),
+            false,
+        ),
         (json!({"serverName": "inner.example"}), false),
         (json!({"insecureSkipVerify": true}), true),
         (tls, true),
@@ -244,7 +286,11 @@ fn services_are_verified() {
         let answer = raw::get(setting.web, "/");
         assert_eq!(answer.status == 200, works, "{told}: {answer:?}");
         if !works {
-            assert_eq!((answer.status, answer.reason()), (502, "upstream_tls"), "{told}");
+            assert_eq!(
+                (answer.status, answer.reason()),
+                (502, "upstream_tls"),
+                "{told}"
+            );
         }
     }
 }
@@ -292,10 +338,16 @@ fn passthrough_goes_by_name() {
             pair.certificate.display(),
             pair.key.display()
         );
-        Nginx::listening("ssl", &format!("{paths} location / {{ return 200 {name}; }}"))
+        Nginx::listening(
+            "ssl",
+            &format!("{paths} location / {{ return 200 {name}; }}"),
+        )
     };
     let (one, two) = (server("one.example"), server("a.two.example"));
-    let mut services = [service("one", &[one.address]), service("two", &[two.address])];
+    let mut services = [
+        service("one", &[one.address]),
+        service("two", &[two.address]),
+    ];
     for service in &mut services {
         service["protocol"] = json!("tcp");
     }
@@ -358,8 +410,12 @@ fn missing_files_are_said_before_the_start() {
         config["listeners"][0]["tls"] =
             json!({"certificates": [{"certificate": certificate, "privateKey": key}]});
         let output = proxy::run(&config, &[]);
-        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-        assert!(!output.status.success() && output.status.code() != Some(124), "{said}");
+        let said =
+            String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        assert!(
+            !output.status.success() && output.status.code() != Some(124),
+            "{said}"
+        );
         assert!(said.contains("/nowhere/to/be/found.pem"), "{said}");
     }
 }

@@ -39,7 +39,9 @@ fn server() -> Server {
 fn converse(change: impl FnOnce(&mut Command)) {
     let mut command = script("websocket_client.py");
     change(&mut command);
-    let output = command.output().expect("Python runs; `make test` installs it");
+    let output = command
+        .output()
+        .expect("Python runs; `make test` installs it");
     assert!(
         output.status.success(),
         "{}{}",
@@ -95,7 +97,10 @@ fn a_declined_upgrade_keeps_http() {
     assert_eq!((answer.status, answer.text().as_str()), (200, "/ws"));
     let seen = upstream.last();
     assert_eq!(seen.header("upgrade"), Some("websocket"));
-    assert_eq!(seen.header("connection").map(str::to_lowercase).as_deref(), Some("upgrade"));
+    assert_eq!(
+        seen.header("connection").map(str::to_lowercase).as_deref(),
+        Some("upgrade")
+    );
     assert_eq!(raw.get("/next").text(), "/next");
 }
 

@@ -8,7 +8,7 @@ use weft_proxy::args::Args;
 
 /// Small resident memory that is given back after a burst, and cheap across threads.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     app::run(&Args::parse())

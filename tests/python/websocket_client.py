@@ -46,4 +46,4 @@ async def main():
             assert (closed.rcvd.code, closed.rcvd.reason) == (4001, "as asked"), closed
 
 
-asyncio.run(main())
+asyncio.run(asyncio.wait_for(main(), 20))

@@ -80,7 +80,7 @@ impl Frames {
         self.send(HEADERS, flags | END_HEADERS, stream, &block(fields))
     }
 
-    /// The next frame; settings are acknowledged on the way.
+    /// The next frame; settings and pings are acknowledged on the way.
     pub fn read(&mut self) -> io::Result<Frame> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head)?;
@@ -95,6 +95,9 @@ impl Frames {
         };
         if frame.kind == SETTINGS && frame.flags & ACK == 0 {
             let _ = self.send(SETTINGS, ACK, 0, b"");
+        }
+        if frame.kind == PING && frame.flags & ACK == 0 {
+            let _ = self.send(PING, ACK, 0, &frame.payload);
         }
         Ok(frame)
     }

@@ -82,7 +82,10 @@ mod tests {
                 .to_owned(),
         );
         assert_eq!((counted.total, counted.succeeded), (100, 98));
-        assert_eq!((counted.failed, counted.errored, counted.timed_out), (2, 1, 0));
+        assert_eq!(
+            (counted.failed, counted.errored, counted.timed_out),
+            (2, 1, 0)
+        );
         assert_eq!(counted.good, 97);
     }
 }

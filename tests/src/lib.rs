@@ -51,7 +51,9 @@ pub fn python() -> PathBuf {
 #[must_use]
 pub fn script(name: &str) -> Command {
     let mut command = Command::new(python());
-    command.arg("-u").arg(root().join("tests/python").join(name));
+    command
+        .arg("-u")
+        .arg(root().join("tests/python").join(name));
     command
 }
 

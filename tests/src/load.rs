@@ -115,7 +115,12 @@ impl Load {
             sent: self.count.sent.load(Ordering::SeqCst),
             good: self.good(),
             failed: self.count.failures.load(Ordering::SeqCst),
-            told: self.count.told.lock().map(|told| told.clone()).unwrap_or_default(),
+            told: self
+                .count
+                .told
+                .lock()
+                .map(|told| told.clone())
+                .unwrap_or_default(),
         }
     }
 }
@@ -171,8 +176,13 @@ async fn http1(address: SocketAddr, requests: usize, count: &Count) {
             return;
         }
         let path = count.begin();
-        let outcome = timeout(PATIENCE, http1_request(address, &mut stream, &path, requests == 1));
-        let outcome = outcome.await.unwrap_or_else(|_| Err("timed out".to_owned()));
+        let outcome = timeout(
+            PATIENCE,
+            http1_request(address, &mut stream, &path, requests == 1),
+        );
+        let outcome = outcome
+            .await
+            .unwrap_or_else(|_| Err("timed out".to_owned()));
         let keep = outcome.clone().unwrap_or(false);
         count.end(&path, outcome.map(drop));
         if !keep {

@@ -91,7 +91,16 @@ pub fn psql(address: SocketAddr, options: &str, query: &str) -> Output {
         address.port()
     );
     Command::new("psql")
-        .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", query, &connection])
+        .args([
+            "-X",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            query,
+            &connection,
+        ])
         .output()
         .expect("psql can be run; `make test` installs it")
 }

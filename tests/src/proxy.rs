@@ -40,11 +40,21 @@ pub fn binary() -> &'static Path {
             Some(name) => name,
         };
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "weft-proxy", "--bin", "weft-proxy"])
+            .args([
+                "build",
+                "--quiet",
+                "-p",
+                "weft-proxy",
+                "--bin",
+                "weft-proxy",
+            ])
             .args(["--profile", profile])
             .current_dir(root())
             .status();
-        assert!(built.is_ok_and(|status| status.success()), "weft-proxy does not build");
+        assert!(
+            built.is_ok_and(|status| status.success()),
+            "weft-proxy does not build"
+        );
         folder.join("weft-proxy")
     })
 }

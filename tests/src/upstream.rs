@@ -83,10 +83,11 @@ pub struct Upstream {
 impl Upstream {
     /// Answers by `handler` on a port of its own.
     #[must_use]
-    pub fn start(
-        handler: impl Fn(&Seen, &mut TcpStream) -> Then + Send + Sync + 'static,
-    ) -> Self {
-        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, crate::port::free())), handler)
+    pub fn start(handler: impl Fn(&Seen, &mut TcpStream) -> Then + Send + Sync + 'static) -> Self {
+        Self::start_at(
+            SocketAddr::from((Ipv4Addr::LOCALHOST, crate::port::free())),
+            handler,
+        )
     }
 
     #[must_use]
@@ -96,7 +97,9 @@ impl Upstream {
     ) -> Self {
         let listener = TcpListener::bind(address)
             .unwrap_or_else(|error| panic!("{address} cannot be bound: {error}"));
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let address = listener
+            .local_addr()
+            .expect("a bound socket has an address");
         let state = Arc::new(State {
             seen: Mutex::default(),
             accepted: AtomicUsize::new(0),
@@ -187,7 +190,9 @@ impl Drop for Upstream {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn echo(name: &str, seen: &Seen, stream: &mut TcpStream) -> Then {
@@ -199,7 +204,10 @@ fn echo(name: &str, seen: &Seen, stream: &mut TcpStream) -> Then {
 
 /// Writes a whole answer.
 pub fn answer(stream: &mut TcpStream, status: u16, headers: &[&str], body: &[u8]) {
-    let mut head = format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n", body.len());
+    let mut head = format!(
+        "HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n",
+        body.len()
+    );
     for line in headers {
         head += &format!("{line}\r\n");
     }
@@ -337,7 +345,9 @@ impl Reader {
 pub fn opaque(handler: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, crate::port::free()))
         .expect("a free port can be bound");
-    let address = listener.local_addr().expect("a bound socket has an address");
+    let address = listener
+        .local_addr()
+        .expect("a bound socket has an address");
     let handler = Arc::new(handler);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {

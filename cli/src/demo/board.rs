@@ -225,7 +225,7 @@ impl Board {
         }
         if delta.retries > 0 {
             let text = format!(
-                "the proxy tries {} elsewhere",
+                "the proxy tried {} elsewhere",
                 counted(delta.retries, "request")
             );
             events.push(Event {

@@ -245,7 +245,8 @@ fn tell(arguments: &Arguments, board: &Board, end: &End) {
             report::text(&state, end, has_color()).trim_end()
         ),
         Output::Json => {
-            let line = report::line(&state, end, board.now().as_secs_f64());
+            let line = report::line(&state, end, board.now());
+            let line = serde_json::to_string(&line).unwrap_or_default();
             writeln!(
                 io::stderr(),
                 "{}",

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::board::{Event, State, Tone};
+use super::board::{BackendRow, Event, LaneTally, State, Tone};
 use super::screen::millis;
 
 /// How it ended.
@@ -34,13 +35,12 @@ pub fn text(state: &State, end: &End, color: bool) -> String {
     for lane in &state.lanes {
         let quantile = |share| millis(Duration::from_micros(lane.latency.value_at_quantile(share)));
         text.push_str(&format!(
-            "{:<32}{:>7} sent{:>4} lost   p50 {}, p99 {}, p99.9 {}\n",
+            "{:<31}{:>8} sent{:>4} lost   p50 {}, p99 {}\n",
             lane.name,
             lane.sent,
             lane.lost,
             quantile(0.5),
-            quantile(0.99),
-            quantile(0.999)
+            quantile(0.99)
         ));
     }
     let (sent, lost) = (state.sent(), state.lost());
@@ -62,51 +62,80 @@ pub fn text(state: &State, end: &End, color: bool) -> String {
     text
 }
 
-/// For a script: one line.
-pub fn line(state: &State, end: &End, seconds: f64) -> Value {
-    let micros = |value: u64| value as f64 / 1000.0;
-    let lanes = state.lanes.iter().map(|lane| {
-        json!({
-            "client": lane.key,
-            "sent": lane.sent,
-            "answered": lane.answered,
-            "lost": lane.lost,
-            "p50_ms": micros(lane.latency.value_at_quantile(0.5)),
-            "p99_ms": micros(lane.latency.value_at_quantile(0.99)),
-        })
-    });
-    let backends = state.backends.iter().map(|row| {
-        json!({
-            "name": row.name,
-            "program": row.program,
-            "address": row.address.to_string(),
-            "pid": row.pid,
-            "requests": row.served,
-        })
-    });
-    let event = |event: &Event| {
-        let at = (event.at.as_secs_f64() * 1000.0).round() / 1000.0;
-        json!({"seconds": at, "text": event.text, "bad": event.tone == Tone::Bad})
-    };
+/// For a script; what counts comes first.
+#[derive(Debug, Serialize)]
+pub struct Line<'a> {
+    sent: u64,
+    lost: u64,
+    answered: u64,
+    /// Tried on another backend by the proxy.
+    retried: u64,
+    reloads: u64,
+    reloads_refused: u64,
+    seconds: f64,
+    result: &'static str,
+    error: Option<&'a str>,
+    clients: Vec<Value>,
+    backends: Vec<Value>,
+    events: Vec<Value>,
+}
+
+pub fn line<'a>(state: &State, end: &'a End, length: Duration) -> Line<'a> {
     let (result, error) = match end {
-        End::Complete => ("complete", Value::Null),
-        End::Interrupted => ("interrupted", Value::Null),
-        End::Failed(why) => ("failed", Value::from(why.as_str())),
+        End::Complete => ("complete", None),
+        End::Interrupted => ("interrupted", None),
+        End::Failed(why) => ("failed", Some(why.as_str())),
     };
+    Line {
+        sent: state.sent(),
+        lost: state.lost(),
+        answered: state.answered(),
+        retried: state.proxy.retries,
+        reloads: state.proxy.reloads,
+        reloads_refused: state.proxy.reloads_refused,
+        seconds: rounded(length),
+        result,
+        error,
+        clients: state.lanes.iter().map(client).collect(),
+        backends: state.backends.iter().map(backend).collect(),
+        events: state.events.iter().map(event).collect(),
+    }
+}
+
+fn client(lane: &LaneTally) -> Value {
+    let millis = |share| lane.latency.value_at_quantile(share) as f64 / 1000.0;
     json!({
-        "sent": state.sent(),
-        "answered": state.answered(),
-        "lost": state.lost(),
-        "retried": state.proxy.retries,
-        "reloads": state.proxy.reloads,
-        "reloads_refused": state.proxy.reloads_refused,
-        "seconds": (seconds * 10.0).round() / 10.0,
-        "result": result,
-        "error": error,
-        "clients": lanes.collect::<Vec<_>>(),
-        "backends": backends.collect::<Vec<_>>(),
-        "events": state.events.iter().map(event).collect::<Vec<_>>(),
+        "client": lane.key,
+        "sent": lane.sent,
+        "lost": lane.lost,
+        "answered": lane.answered,
+        "p50_ms": millis(0.5),
+        "p99_ms": millis(0.99),
+        "p999_ms": millis(0.999),
     })
+}
+
+fn backend(row: &BackendRow) -> Value {
+    json!({
+        "name": row.name,
+        "program": row.program,
+        "address": row.address.to_string(),
+        "pid": row.pid,
+        "requests": row.served,
+    })
+}
+
+fn event(event: &Event) -> Value {
+    json!({
+        "seconds": rounded(event.at),
+        "text": event.text.trim_start(),
+        "bad": event.tone == Tone::Bad,
+    })
+}
+
+/// Seconds, to the millisecond.
+fn rounded(at: Duration) -> f64 {
+    at.as_millis() as f64 / 1000.0
 }
 
 #[cfg(test)]
@@ -129,12 +158,11 @@ mod tests {
 
     #[test]
     fn the_line_begins_with_what_counts() {
-        let line = line(&State::default(), &End::Complete, 1.23).to_string();
-        assert!(!line.contains('\n'));
-        let value: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(
-            (&value["sent"], &value["lost"], &value["seconds"]),
-            (&json!(0), &json!(0), &json!(1.2))
-        );
+        let end = End::Failed("two\nlines".to_owned());
+        let line = line(&State::default(), &end, Duration::from_micros(1_234_567));
+        let text = serde_json::to_string(&line).unwrap();
+        assert!(text.starts_with("{\"sent\":0,\"lost\":0,"), "{text}");
+        assert!(text.contains("\"seconds\":1.234,"), "{text}");
+        assert!(!text.contains('\n'), "{text}");
     }
 }

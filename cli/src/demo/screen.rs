@@ -138,16 +138,23 @@ pub fn render(frame: &Frame, state: &State, now: Duration) -> Vec<String> {
         color: frame.color,
         width: frame.width.saturating_sub(1),
     };
-    let proxy = &state.proxy;
-    let title = format!("  {} of {}  ", clock(now), clock(frame.length));
-    let proxy = format!(
-        "weft-proxy pid {}, {:.1} MiB, {}",
-        proxy.pid,
-        mib(proxy.resident_bytes),
-        frame.url
+    let (now_shown, length) = (now.as_secs(), frame.length.as_secs());
+    let times = format!(
+        "  {:02}:{:02} of {:02}:{:02}  ",
+        now_shown / 60,
+        now_shown % 60,
+        length / 60,
+        length % 60
     );
+    let memory = mib(state.proxy.resident_bytes);
+    let proxy = format!("  weft-proxy pid {}, {memory:.1} MiB", state.proxy.pid);
     let mut lines = vec![
-        paint.line(&[(BOLD, "Weft demo".to_owned()), (DIM, title), ("", proxy)]),
+        paint.line(&[
+            (BOLD, "Weft demo".to_owned()),
+            (DIM, times),
+            (CYAN, frame.url.clone()),
+            ("", proxy),
+        ]),
         String::new(),
     ];
     lines.extend(backends(&paint, state, now, frame.height >= TALL));

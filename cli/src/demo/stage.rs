@@ -116,7 +116,7 @@ impl Stage {
         self.board.tell(
             Tone::Plain,
             format!(
-                "weft-proxy (pid {}) serves http://{} with {} backends behind it",
+                "weft-proxy (pid {}) serves http://{} with {} backends",
                 proxy.pid(),
                 self.listen,
                 self.backends.len()
@@ -134,7 +134,7 @@ impl Stage {
             Tone::Bad,
             format!("SIGKILL to {name} (pid {pid}), in the middle of its work"),
         );
-        let why = "  (one that gets GETs: a payment cut off half-way nobody may send again)";
+        let why = "  (one that takes GETs: nobody may send a half-done payment twice)";
         self.board.tell(Tone::Plain, why);
         processes::signal(pid, Signal::KILL)?;
         backend.child.wait().await?;
@@ -171,7 +171,6 @@ impl Stage {
         let mut new = self.start(service, name.to_owned(), address)?;
         await_answer(&mut new, &self.folder).await?;
         self.board.set_life(address, Life::Serving);
-        let pid = new.child.id().unwrap_or_default();
         let mut old = std::mem::replace(find(&mut self.backends, name)?, new);
         self.reload().await?;
         self.board.set_life(old.address, Life::Leaving);
@@ -179,7 +178,7 @@ impl Stage {
         self.board.tell(
             Tone::Plain,
             format!(
-                "{name} :{} is replaced by :{} (pid {pid}), configuration reloaded",
+                "{name}: :{} replaced by :{}, configuration reloaded",
                 port.0, port.1
             ),
         );
@@ -216,7 +215,7 @@ impl Stage {
         self.board.tell(
             Tone::Good,
             format!(
-                "the old weft-proxy (pid {old}) has answered all it had, and left after {:.2} s",
+                "the old one (pid {old}) has answered all it had and left after {:.2} s",
                 took.as_secs_f64()
             ),
         );
@@ -241,8 +240,8 @@ impl Stage {
         let error = metrics::fetch_refusal(self.admin)
             .await?
             .unwrap_or_default();
-        // The folder is said often enough, and what is allowed instead is a long list.
-        let error = error.replace(&format!("{}/", self.folder.display()), "");
+        // The file is known, and what is allowed instead is a long list.
+        let error = error.replace(&format!("{}: ", self.config_file().display()), "");
         let error = error.split(" (allowed").next().unwrap_or_default();
         self.board.tell(
             Tone::Good,

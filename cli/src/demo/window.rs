@@ -24,6 +24,8 @@ struct Slot {
 #[derive(Debug, Default)]
 pub struct Window {
     slots: VecDeque<Slot>,
+    /// The slot of the first count.
+    first: Option<u128>,
 }
 
 impl Window {
@@ -43,10 +45,12 @@ impl Window {
 
     /// Per second.
     pub fn rate(&self, now: Duration) -> f64 {
-        let index = index(now);
         let (good, bad) = self.counts(now);
         // In the beginning fewer slots have passed.
-        let passed = index.clamp(1, SLOTS as u128) as f64;
+        let age = self
+            .first
+            .map_or(0, |first| index(now).saturating_sub(first));
+        let passed = age.clamp(1, SLOTS as u128) as f64;
         (good + bad) as f64 / (passed * SLOT.as_secs_f64())
     }
 
@@ -80,6 +84,7 @@ impl Window {
 
     fn slot(&mut self, now: Duration) -> &mut Slot {
         let index = index(now);
+        self.first.get_or_insert(index);
         if self.slots.back().is_none_or(|slot| slot.index < index) {
             if self.slots.len() > SLOTS {
                 self.slots.pop_front();

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, header};
+use http::HeaderValue;
+use http::header::{self, HeaderName};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use weft_config::filter::apply_response_filters;
@@ -484,9 +485,11 @@ fn failure_of(head: &ResponseHead) -> Option<Failure> {
     }
 }
 
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// The status of a Trailers-Only gRPC answer.
 fn grpc_status(head: &ResponseHead) -> Option<u8> {
-    head.headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    head.headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 pub(super) fn outcome_of(head: &ResponseHead) -> Outcome {
