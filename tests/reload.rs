@@ -67,7 +67,10 @@ fn a_bad_file_changes_nothing_and_is_said() {
     let bad: [(&str, &str); 5] = [
         ("listeners: [", ""),
         ("listenrs: []", "listenrs"),
-        (&good.replace("\"service\": \"up\"", "\"service\": \"dwon\""), "listeners[0].service"),
+        (
+            &good.replace("\"service\": \"up\"", "\"service\": \"dwon\""),
+            "listeners[0].service",
+        ),
         (
             &good.replace(&upstream.address.to_string(), "nowhere"),
             "endpoints[0].address",

@@ -29,7 +29,13 @@ mod nearest;
 pub mod select;
 pub mod snapshot;
 /// The wire and file form, generated from `proto/weft/v1/config.proto`.
-#[allow(clippy::all, clippy::pedantic, missing_docs)]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    missing_docs,
+    reason = "generated"
+)]
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/weft.v1.rs"));
     include!(concat!(env!("OUT_DIR"), "/weft.v1.serde.rs"));

@@ -64,9 +64,14 @@ impl Drain {
         }
     }
 
-    /// A receiver that sees the current phase and every later one.
+    /// A receiver whose `changed` is ready at once if the drain has begun, and
+    /// at every later phase.
     pub fn subscribe(&self) -> watch::Receiver<Phase> {
-        self.changes.subscribe()
+        let mut receiver = self.changes.subscribe();
+        if *receiver.borrow() != Phase::Running {
+            receiver.mark_changed();
+        }
+        receiver
     }
 
     /// Counts a connection (or another task that the process must wait for)

@@ -12,9 +12,12 @@
 //! ```
 //!
 //! Until READY the old process changes nothing: if the new one dies, or does
-//! not like its configuration, nothing has happened. A kernel socket lives as
-//! long as any process holds it, so what waits in a backlog is accepted by
-//! whichever accepts first.
+//! not like its configuration, nothing has happened. If it waits in vain it
+//! says so (GAVE_UP) and stays, and the new one ends. If it ends without a word
+//! (a signal, a crash), the new one serves: never are both gone.
+//!
+//! A kernel socket lives as long as any process holds it, so what waits in a
+//! backlog is accepted by whichever accepts first.
 //!
 //! In a container the first process must stay: when PID 1 ends, the container
 //! ends. There, replace the container (a rolling update), or run the new one
@@ -27,7 +30,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::{
@@ -47,6 +50,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the new process may take to become ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const READY: u8 = b'R';
+const GAVE_UP: u8 = b'G';
 const VERSION: u64 = 1;
 
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +63,8 @@ pub enum HandoverError {
     User { ours: u32, theirs: u32 },
     #[error("the other process is not a weft-proxy that we understand: {0}")]
     Protocol(&'static str),
+    #[error("the other process did not wait any longer and goes on; start this one again")]
+    TooLate,
 }
 
 /// What one process gives to the next.
@@ -107,12 +113,14 @@ pub fn give(mut stream: UnixStream, given: &Given) -> Result<(), HandoverError> 
     }
     stream.set_read_timeout(Some(READY_TIMEOUT))?;
     let mut answer = [0];
-    stream.read_exact(&mut answer)?;
-    if answer == [READY] {
-        Ok(())
-    } else {
-        Err(HandoverError::Protocol("no READY"))
+    let read = stream.read_exact(&mut answer);
+    if read.is_ok() && answer == [READY] {
+        return Ok(());
     }
+    // It must not serve beside us. If it is gone there is nobody to tell.
+    let _ = stream.write_all(&[GAVE_UP]);
+    read?;
+    Err(HandoverError::Protocol("no READY"))
 }
 
 fn check_user(stream: &UnixStream) -> Result<(), HandoverError> {
@@ -235,22 +243,58 @@ fn receive_batch(stream: &UnixStream, sockets: &mut Vec<OwnedFd>) -> io::Result<
 }
 
 impl Taken {
-    /// Tells the old process that everything is in use, so it can leave.
-    pub fn ready(mut self) -> io::Result<()> {
-        self.old.write_all(&[READY])
+    /// Tells the old process that everything is in use, so it can leave. Fails
+    /// only if it has said that it stays; if it is gone, we serve all the more.
+    pub fn ready(mut self) -> Result<(), HandoverError> {
+        let Err(error) = self.old.write_all(&[READY]) else {
+            return Ok(());
+        };
+        let mut last = [0];
+        match self.old.read_exact(&mut last) {
+            Ok(()) if last == [GAVE_UP] => Err(HandoverError::TooLate),
+            _ => {
+                tracing::warn!(%error, "the old process ended before the handover was complete");
+                Ok(())
+            }
+        }
     }
 }
 
-/// Listens at `path` for the process that will take over, for this user only.
-/// Takes the place of an earlier process's socket without a gap.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
+/// The name that a socket will have for the process that takes over.
+#[derive(Debug)]
+pub struct Unpublished {
+    fresh: PathBuf,
+    path: PathBuf,
+}
+
+impl Unpublished {
+    /// From here on others find the socket: it takes the place of an earlier
+    /// process's without a gap.
+    pub fn publish(&self) -> io::Result<()> {
+        std::fs::rename(&self.fresh, &self.path)
+    }
+}
+
+impl Drop for Unpublished {
+    fn drop(&mut self) {
+        // Published, it is no longer there.
+        let _ = std::fs::remove_file(&self.fresh);
+    }
+}
+
+/// Listens for the process that will take over, for this user only. Nobody
+/// finds it at `path` before it is published.
+pub fn listen(path: &Path) -> io::Result<(UnixListener, Unpublished)> {
     let fresh = path.with_extension(format!("{}.new", std::process::id()));
     let _ = std::fs::remove_file(&fresh);
     let listener = UnixListener::bind(&fresh)?;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&fresh, path)?;
+    let name = Unpublished {
+        fresh,
+        path: path.to_owned(),
+    };
+    std::fs::set_permissions(&name.fresh, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok((listener, name))
 }
 
 #[cfg(test)]
@@ -309,17 +353,46 @@ mod tests {
     }
 
     #[test]
+    fn a_new_process_serves_when_the_old_one_is_gone_but_not_beside_it() {
+        for gives_up in [false, true] {
+            let given = given(1);
+            let (near, far) = UnixStream::pair().unwrap();
+            let other = near.try_clone().unwrap();
+            let old = std::thread::spawn(move || give(other, &given));
+            let taken = take(far).unwrap();
+            // Its wait for READY is over: by its end, or by the time.
+            near.shutdown(std::net::Shutdown::Read).unwrap();
+            assert!(old.join().unwrap().is_err());
+            if !gives_up {
+                // What a process that dies has not said.
+                let mut word = [0];
+                (&taken.old).read_exact(&mut word).unwrap();
+                assert_eq!(word, [GAVE_UP]);
+            }
+            drop(near);
+            assert_eq!(taken.ready().is_err(), gives_up);
+        }
+    }
+
+    #[test]
     fn the_socket_is_ours_alone_and_replaced_without_a_gap() {
         let path = std::env::temp_dir().join(format!("weft-upgrade-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         assert!(take_from(&path).unwrap().is_none());
-        let first = listen(&path).unwrap();
+        let (first, name) = listen(&path).unwrap();
+        assert!(!path.exists(), "not before it is published");
+        name.publish().unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let second = listen(&path).unwrap();
+        let (second, name) = listen(&path).unwrap();
+        name.publish().unwrap();
         UnixStream::connect(&path).unwrap();
         second.accept().unwrap();
         assert!(first.accept().is_err());
+        let (_, unused) = listen(&path).unwrap();
+        let fresh = unused.fresh.clone();
+        drop(unused);
+        assert!(!fresh.exists() && path.exists());
         drop(second);
         assert!(
             take_from(&path).unwrap().is_none(),

@@ -25,6 +25,8 @@ use crate::state::{Runtime, Shared};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Idle connections closed to make room, at a time.
 const SHED_STEP: usize = 16;
+/// Connections still accepted, at most, once an accept loop was told to end.
+const LAST_ACCEPTS_MAX: usize = 8192;
 /// How often idle upstream connections are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Commands under way to one worker; the sender waits beyond that.
@@ -150,7 +152,15 @@ async fn accept_loop(
     socket: TcpListener,
     mut stopped: watch::Receiver<bool>,
 ) {
+    let mut last = LAST_ACCEPTS_MAX;
     loop {
+        // What already waits is accepted before the loop ends, but not for ever.
+        if *stopped.borrow() {
+            last = last.saturating_sub(1);
+            if last == 0 {
+                return;
+            }
+        }
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
@@ -189,7 +199,7 @@ fn start(worker: &Arc<Worker>, listener: &Arc<str>, tcp: TcpStream, peer: Socket
     shared.accepted.fetch_add(1, Ordering::Relaxed);
     let open = shared.connections.fetch_add(1, Ordering::Relaxed);
     let counted = Counted(Arc::clone(shared));
-    if open >= shared.connections_max() && worker.leases.shed(SHED_STEP) == 0 {
+    if open >= shared.connections_max() && worker.leases.shed(1) == 0 {
         shared
             .metrics
             .connection_refused(listener, "connections_max");

@@ -3,7 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,6 +12,11 @@ use std::time::{Duration, Instant};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_weft-proxy");
 const PATIENCE: Duration = Duration::from_secs(20);
+
+fn kill(signal: &str, pid: &str) {
+    let status = Command::new("kill").args([signal, pid]).status().unwrap();
+    assert!(status.success());
+}
 
 fn free_address() -> SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -114,12 +120,16 @@ impl Proxy {
     }
 
     fn spawn(&self, more: &[&str]) -> Child {
+        self.spawn_program(BINARY.as_ref(), more)
+    }
+
+    fn spawn_program(&self, program: &Path, more: &[&str]) -> Child {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(self.dir.join("log"))
             .unwrap();
-        Command::new(BINARY)
+        Command::new(program)
             .arg("--config")
             .arg(self.config())
             .args(more)
@@ -147,14 +157,48 @@ impl Proxy {
     }
 
     fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        kill(name, &self.child.as_ref().unwrap().id().to_string());
+    }
+
+    /// Starts the binary by a name of its own, so that the next one can be
+    /// another program.
+    fn start_replaceable(&mut self) {
+        let program = self.dir.join("program");
+        std::os::unix::fs::symlink(BINARY, &program).unwrap();
+        self.child = Some(self.spawn_program(&program, &[]));
+        until("ready", || self.is_ready());
+    }
+
+    /// SIGUSR2, and SIGTERM while the new process still starts, which is then
+    /// to do what `script` says.
+    fn upgrade_and_terminate(&self, script: &str) {
+        let fresh = self.dir.join("fresh-program");
+        std::fs::write(&fresh, format!("#!/bin/sh\nsleep 0.5\n{script}\n")).unwrap();
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(&fresh, self.dir.join("program")).unwrap();
+        self.signal("-USR2");
+        until("the new process", || {
+            self.log().contains("started a new process")
+        });
+        self.signal("-TERM");
+        until("the signal", || {
+            self.log().contains("asked to leave during a handover")
+        });
+    }
+
+    /// Ends the process that took over after SIGUSR2.
+    fn end_successor(&self) {
+        let log = self.log();
+        let line = log
+            .lines()
+            .find(|line| line.contains("started a new process"))
+            .unwrap();
+        let (_, pid) = line.split_once("pid=").unwrap();
+        let pid = pid.split(' ').next().unwrap();
+        kill("-TERM", pid);
+        until("the new process ends", || {
+            TcpStream::connect(self.web).is_err()
+        });
     }
 
     /// Waits for the end of the process; its exit code.
@@ -318,29 +362,95 @@ fn sigusr2_replaces_the_process_without_a_lost_request() {
     load.wait_for(50);
     assert_eq!(load.end(), Vec::<String>::new());
     assert!(proxy.is_ready(), "the admin port was handed over too");
-    let log = proxy.log();
-    let pid = log
-        .lines()
-        .find(|line| line.contains("started a new process"))
-        .unwrap();
-    let pid = pid
-        .split("pid=")
-        .nth(1)
-        .unwrap()
-        .split(' ')
-        .next()
-        .unwrap()
-        .to_owned();
+    proxy.end_successor();
+}
+
+#[test]
+fn sigterm_during_a_handover_waits_for_it() {
+    let mut proxy = Proxy::new("usr2-term");
+    proxy.start_replaceable();
+    let load = Load::on(proxy.web);
+    load.wait_for(20);
+    proxy.upgrade_and_terminate(&format!("exec {BINARY} \"$@\""));
+    assert_eq!(proxy.wait(), Some(0), "the old process ends");
+    load.wait_for(50);
+    assert_eq!(load.end(), Vec::<String>::new());
+    assert!(proxy.is_ready(), "the new one serves");
+    proxy.end_successor();
+}
+
+#[test]
+fn sigterm_during_a_handover_that_fails_drains() {
+    let mut proxy = Proxy::new("usr2-fail");
+    proxy.start_replaceable();
+    proxy.upgrade_and_terminate("exit 1");
+    assert!(matches!(request(proxy.web, "GET /"), Ok((200, _))));
+    assert_eq!(proxy.wait(), Some(0));
+    assert!(proxy.log().contains("the new process did not take over"));
+}
+
+#[test]
+fn the_new_process_serves_when_the_old_one_is_killed_during_a_handover() {
+    let mut proxy = Proxy::new("usr2-kill");
+    proxy.start_replaceable();
+    proxy.upgrade_and_terminate(&format!("exec {BINARY} \"$@\""));
+    proxy.signal("-TERM");
+    assert_eq!(proxy.wait(), Some(143), "a second signal ends it at once");
+    until("the new one", || proxy.is_ready());
+    assert!(matches!(request(proxy.web, "GET /"), Ok((200, _))));
+    proxy.end_successor();
+}
+
+#[test]
+fn a_drain_ends_under_steady_new_connections_and_loses_none() {
+    let mut proxy = Proxy::new("steady");
+    let text = std::fs::read_to_string(proxy.config()).unwrap();
+    proxy.write(&text.replace("quiet: 100ms, timeout: 5s", "quiet: 200ms, timeout: 15s"));
+    proxy.start(&[]);
+    let load = Load::on(proxy.web);
+    load.wait_for(50);
+    let start = Instant::now();
+    proxy.signal("-TERM");
+    load.wait_for(50);
+    assert_eq!(proxy.wait(), Some(0));
+    let took = start.elapsed();
     assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
+        took > Duration::from_secs(1),
+        "{took:?}: five times the quiet"
     );
-    until("the new process ends", || {
-        TcpStream::connect(proxy.web).is_err()
-    });
+    assert!(took < Duration::from_secs(5), "{took:?}: not half the time");
+    let mut failed = load.end();
+    failed.retain(|failure| !failure.contains("ConnectionRefused"));
+    assert_eq!(
+        failed,
+        Vec::<String>::new(),
+        "whoever was let in was served"
+    );
+    assert!(proxy.log().contains("new connections keep coming"));
+}
+
+#[test]
+fn an_upgrade_socket_that_cannot_be_is_said_before_the_old_process_leaves() {
+    let mut proxy = Proxy::new("no-socket");
+    let path = proxy.dir.join("upgrade");
+    proxy.start(&["--upgrade-socket", path.to_str().unwrap()]);
+    // The old one can be reached by this name, but a socket's may have 107
+    // bytes, and the one that is made first has some more.
+    let longest = 105 - proxy.dir.as_os_str().len() - 1;
+    let link = proxy.dir.join("x".repeat(longest));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let load = Load::on(proxy.web);
+    load.wait_for(20);
+    let failed = run(&[
+        "--config",
+        proxy.config().to_str().unwrap(),
+        "--upgrade-socket",
+        link.to_str().unwrap(),
+    ]);
+    assert_eq!(failed.status.code(), Some(1));
+    load.wait_for(20);
+    assert_eq!(load.end(), Vec::<String>::new());
+    assert!(!proxy.log().contains("draining"), "the old one stays");
 }
 
 #[test]

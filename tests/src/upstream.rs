@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -84,10 +84,7 @@ impl Upstream {
     /// Answers by `handler` on a port of its own.
     #[must_use]
     pub fn start(handler: impl Fn(&Seen, &mut TcpStream) -> Then + Send + Sync + 'static) -> Self {
-        Self::start_at(
-            SocketAddr::from((Ipv4Addr::LOCALHOST, crate::port::free())),
-            handler,
-        )
+        Self::accepting(crate::port::listener(), handler)
     }
 
     #[must_use]
@@ -97,6 +94,13 @@ impl Upstream {
     ) -> Self {
         let listener = TcpListener::bind(address)
             .unwrap_or_else(|error| panic!("{address} cannot be bound: {error}"));
+        Self::accepting(listener, handler)
+    }
+
+    fn accepting(
+        listener: TcpListener,
+        handler: impl Fn(&Seen, &mut TcpStream) -> Then + Send + Sync + 'static,
+    ) -> Self {
         let address = listener
             .local_addr()
             .expect("a bound socket has an address");
@@ -343,8 +347,7 @@ impl Reader {
 /// long as the test process.
 #[must_use]
 pub fn opaque(handler: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, crate::port::free()))
-        .expect("a free port can be bound");
+    let listener = crate::port::listener();
     let address = listener
         .local_addr()
         .expect("a bound socket has an address");

@@ -267,7 +267,7 @@ fn rule_decision(
 ) -> RuleDecision {
     let share = |weight: u32| match rule.weight_total {
         0 => 0.0,
-        #[allow(clippy::cast_precision_loss)]
+        #[allow(clippy::cast_precision_loss, reason = "a share shown to people")]
         total => f64::from(weight) * 100.0 / total as f64,
     };
     let backend = |backend: &Backend| {

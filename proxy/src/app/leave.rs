@@ -1,9 +1,9 @@
 //! The end of the process: drain, then go.
 //!
 //! On SIGTERM nobody may know yet that we leave, so accepting goes on while
-//! connections tell their peers, until no new one has come for a while. After
-//! a handover the new process accepts, so we stop at once. Either way what
-//! runs may finish within `drain.timeout`.
+//! connections tell their peers, until no new one has come for a while, or too
+//! much of the time is gone. After a handover the new process accepts, so we
+//! stop at once. Either way what runs may finish within `drain.timeout`.
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -11,13 +11,21 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::notify;
-use super::process::{Process, Signals, settle};
+use super::process::{GiveTask, Process, Signals, finished, settle};
+use super::{last_call, notify};
 use crate::drain::Phase;
+use crate::handover::READY_TIMEOUT;
+use crate::health::with_sources;
 use crate::worker::Command;
 
 /// How often it is asked whether a new connection came.
 const QUIET_STEP: Duration = Duration::from_millis(20);
+/// Clients that never stop connecting (a balancer's checks, a client with a
+/// connection a request) get this many times `drain.quiet`, and at most half of
+/// `drain.timeout`: the rest is for what runs.
+const QUIET_TIMES_MAX: u32 = 5;
+/// How long who has begun to connect may take for the rest of the handshake.
+const HANDSHAKES_MAX: Duration = Duration::from_millis(250);
 /// What connections get to end themselves after the deadline.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
 /// What the access log gets to reach the disk.
@@ -26,10 +34,49 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_TERMINATED: u8 = 143;
 
-/// Drains and ends.
-pub async fn drain(process: Process, signals: Signals) -> ExitCode {
+/// Who else accepts on our listening sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heir {
+    None,
+    /// A process that has them, and may become ready or not.
+    Unsure,
+    Ready,
+}
+
+/// Somebody wants us gone. A process that is just taking over is waited for: if
+/// we drained meanwhile, nobody might serve.
+pub async fn asked(process: Process, mut signals: Signals, giving: Option<GiveTask>) -> ExitCode {
+    let Some(mut giving) = giving else {
+        return drain(process, signals, Heir::None).await;
+    };
+    let drain_timeout = process
+        .shared
+        .runtime
+        .load()
+        .snapshot
+        .settings
+        .drain_timeout;
+    let most = READY_TIMEOUT.min(drain_timeout);
+    tracing::info!(?most, "asked to leave during a handover: waiting for it");
+    let given = tokio::select! {
+        given = timeout(most, finished(Some(&mut giving))) => given,
+        code = signalled(&mut signals) => return code,
+    };
+    match given {
+        Ok(Ok(())) => after_handover(process, signals).await,
+        Ok(Err(error)) => {
+            let error = with_sources(&error);
+            tracing::error!(%error, "the new process did not take over");
+            drain(process, signals, Heir::None).await
+        }
+        // When we end without a word, it serves (see `handover`).
+        Err(_) => drain(process, signals, Heir::Unsure).await,
+    }
+}
+
+async fn drain(process: Process, signals: Signals, heir: Heir) -> ExitCode {
     notify::notify("STOPPING=1");
-    end(process, signals, true).await
+    end(process, signals, heir).await
 }
 
 /// Finishes what runs; somebody else accepts.
@@ -37,19 +84,26 @@ pub async fn after_handover(process: Process, signals: Signals) -> ExitCode {
     // The admin port is shared by now: a probe that reached us would hear that
     // we are draining.
     process.admin_stop.notify_one();
-    end(process, signals, false).await
+    end(process, signals, Heir::Ready).await
 }
 
-async fn end(mut process: Process, mut signals: Signals, accepting: bool) -> ExitCode {
+async fn end(mut process: Process, mut signals: Signals, heir: Heir) -> ExitCode {
     let shared = std::sync::Arc::clone(&process.shared);
     let settings = shared.runtime.load().snapshot.settings.clone();
     let deadline = Instant::now() + settings.drain_timeout;
-    tracing::info!(open = shared.drain.open(), handed_over = !accepting, timeout = ?settings.drain_timeout, "draining");
+    tracing::info!(open = shared.drain.open(), handed_over = heir == Heir::Ready, timeout = ?settings.drain_timeout, "draining");
     shared.ready.store(false, Ordering::Relaxed);
     shared.drain.advance(Phase::Draining);
     let drained = async {
-        if accepting {
-            quiet(&process, settings.drain_quiet, deadline).await;
+        if heir != Heir::Ready {
+            let most = quiet_max(settings.drain_quiet, settings.drain_timeout);
+            if !quiet(&process, settings.drain_quiet, most).await {
+                tracing::info!(?most, "new connections keep coming: no longer accepting");
+            }
+        }
+        if heir == Heir::None {
+            last_call::begin(&process.sockets);
+            sleep(HANDSHAKES_MAX.min(settings.drain_quiet)).await;
         }
         for worker in &process.workers {
             let _ = worker.commands.send(Command::StopAccepting).await;
@@ -68,23 +122,58 @@ async fn end(mut process: Process, mut signals: Signals, accepting: bool) -> Exi
     };
     let code = tokio::select! {
         code = drained => code,
-        _ = signals.terminate.recv() => ExitCode::from(EXIT_TERMINATED),
-        _ = signals.interrupt.recv() => ExitCode::from(EXIT_INTERRUPTED),
+        code = signalled(&mut signals) => code,
     };
     tracing::info!(open = shared.drain.open(), "the end");
     shared.access_log.flush(FLUSH_MAX);
     code
 }
 
-/// Waits until no new connection has come for `time`, or until the deadline.
-async fn quiet(process: &Process, time: Duration, deadline: Instant) {
+/// A signal to end at once; the exit code for it.
+async fn signalled(signals: &mut Signals) -> ExitCode {
+    tokio::select! {
+        _ = signals.terminate.recv() => ExitCode::from(EXIT_TERMINATED),
+        _ = signals.interrupt.recv() => ExitCode::from(EXIT_INTERRUPTED),
+    }
+}
+
+/// How long accepting goes on at most; never less than the quiet asked for.
+fn quiet_max(quiet: Duration, timeout: Duration) -> Duration {
+    quiet
+        .saturating_mul(QUIET_TIMES_MAX)
+        .min(timeout / 2)
+        .max(quiet)
+}
+
+/// Waits until no new connection has come for `time`, but not longer than
+/// `most`; whether it has become quiet.
+async fn quiet(process: &Process, time: Duration, most: Duration) -> bool {
     let accepted = || process.shared.accepted.load(Ordering::Relaxed);
-    let (mut last, mut since) = (accepted(), Instant::now());
-    while since.elapsed() < time && Instant::now() < deadline {
+    let start = Instant::now();
+    let (mut last, mut since) = (accepted(), start);
+    while since.elapsed() < time {
+        if start.elapsed() >= most {
+            return false;
+        }
         sleep(QUIET_STEP.min(time)).await;
         let now = accepted();
         if now != last {
             (last, since) = (now, Instant::now());
         }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_of_the_time_is_for_what_runs() {
+        let seconds = Duration::from_secs;
+        assert_eq!(quiet_max(seconds(1), seconds(30)), seconds(5));
+        assert_eq!(quiet_max(seconds(10), seconds(30)), seconds(15));
+        assert_eq!(quiet_max(seconds(30), seconds(30)), seconds(30));
+        assert_eq!(quiet_max(seconds(0), seconds(30)), seconds(0));
     }
 }

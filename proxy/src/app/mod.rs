@@ -2,9 +2,11 @@
 //! What it does once it runs is in `process`; how it ends, in `leave`.
 
 mod certificates;
+mod last_call;
 mod leave;
 mod notify;
 mod process;
+mod upgrades;
 
 use std::collections::HashMap;
 use std::io;

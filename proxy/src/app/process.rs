@@ -2,7 +2,7 @@
 //! thing at a time. Traffic runs on the workers meanwhile.
 
 use std::collections::HashSet;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::upgrades::{Upgrades, next};
 use super::{HANDOVER_STDIN, HANDOVER_VARIABLE, certificates, leave, notify};
 use crate::admin;
 use crate::control::{Control, Request};
@@ -37,7 +38,7 @@ const SETTLE_STEP: Duration = Duration::from_millis(1);
 /// A worker thread died: not something to go on with (sysexits' EX_SOFTWARE).
 const EXIT_WORKER_DIED: u8 = 70;
 
-type GiveTask = JoinHandle<Result<(), HandoverError>>;
+pub type GiveTask = JoinHandle<Result<(), HandoverError>>;
 
 /// The running process, seen from its control thread.
 pub struct Process {
@@ -64,6 +65,13 @@ pub struct Signals {
     upgrade: Signal,
 }
 
+/// What a start needs besides the process itself.
+struct Ground {
+    signals: Signals,
+    upgrades: Option<Upgrades>,
+    admin_address: SocketAddr,
+}
+
 impl Signals {
     fn new() -> std::io::Result<Self> {
         Ok(Self {
@@ -81,30 +89,47 @@ impl Process {
         requests: mpsc::Receiver<Request>,
         taken: Option<Taken>,
     ) -> ExitCode {
-        match self.begin(taken).await {
-            Ok((signals, upgrades)) => self.work(requests, signals, upgrades).await,
+        let ground = match self.prepare() {
+            Ok(ground) => ground,
             Err(error) => {
                 tracing::error!(%error, "cannot start");
+                return ExitCode::FAILURE;
+            }
+        };
+        match self.begin(&ground, taken).await {
+            Ok(()) => self.work(requests, ground).await,
+            Err(error) => {
+                tracing::error!(%error, "cannot take over");
+                // What we have accepted meanwhile is ours to finish.
+                leave::after_handover(self, ground.signals).await;
                 ExitCode::FAILURE
             }
         }
     }
 
+    /// Everything that may fail, before anything is accepted: a connection that
+    /// a new process accepts is lost if it then cannot start.
+    fn prepare(&self) -> std::io::Result<Ground> {
+        let admin = self.admin.try_clone()?;
+        admin.set_nonblocking(true)?;
+        let upgrades = self.upgrade_socket.as_deref().map(Upgrades::open);
+        let ground = Ground {
+            signals: Signals::new()?,
+            upgrades: upgrades.transpose()?,
+            admin_address: admin.local_addr()?,
+        };
+        let admin = tokio::net::TcpListener::from_std(admin)?;
+        let stop = Arc::clone(&self.admin_stop);
+        tokio::spawn(admin::serve(admin, Arc::clone(&self.control), stop));
+        Ok(ground)
+    }
+
     /// Starts accepting; then, and only then, lets the old process go.
-    async fn begin(
-        &mut self,
-        taken: Option<Taken>,
-    ) -> std::io::Result<(Signals, Option<tokio::net::UnixListener>)> {
-        let signals = Signals::new()?;
+    async fn begin(&mut self, ground: &Ground, taken: Option<Taken>) -> Result<(), HandoverError> {
         let runtime = self.shared.runtime.load_full();
         self.listen(&runtime, &HashSet::new()).await;
         settle(&self.workers).await;
         self.shared.ready.store(true, Ordering::Relaxed);
-        let admin = self.admin.try_clone()?;
-        admin.set_nonblocking(true)?;
-        let admin = tokio::net::TcpListener::from_std(admin)?;
-        let stop = Arc::clone(&self.admin_stop);
-        tokio::spawn(admin::serve(admin, Arc::clone(&self.control), stop));
         self.upkeep.apply(&self.shared);
         self.note_bound(&runtime);
         certificates::warn_of_expiry(&runtime);
@@ -112,29 +137,28 @@ impl Process {
         if let Some(taken) = taken {
             taken.ready()?;
         }
-        let upgrades = match &self.upgrade_socket {
-            Some(path) => Some(tokio::net::UnixListener::from_std(handover::listen(path)?)?),
-            None => None,
-        };
+        if let Some(upgrades) = &ground.upgrades {
+            upgrades.publish();
+        }
         self.shared.metrics.reloaded(true);
         notify::notify(&format!("READY=1\nMAINPID={}", std::process::id()));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             revision = %runtime.snapshot.revision,
             workers = self.workers.len(),
-            admin = %self.admin.local_addr()?,
+            admin = %ground.admin_address,
             takes_over,
             "ready"
         );
-        Ok((signals, upgrades))
+        Ok(())
     }
 
-    async fn work(
-        mut self,
-        mut requests: mpsc::Receiver<Request>,
-        mut signals: Signals,
-        upgrades: Option<tokio::net::UnixListener>,
-    ) -> ExitCode {
+    async fn work(mut self, mut requests: mpsc::Receiver<Request>, ground: Ground) -> ExitCode {
+        let Ground {
+            mut signals,
+            upgrades,
+            ..
+        } = ground;
         let mut poll = ticks(reload::POLL_INTERVAL);
         let mut tls = ticks(TLS_POLL_INTERVAL);
         let mut expiry = ticks(EXPIRY_WARN_INTERVAL);
@@ -142,8 +166,8 @@ impl Process {
         let mut giving: Option<GiveTask> = None;
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return leave::drain(self, signals).await,
-                _ = signals.interrupt.recv() => return leave::drain(self, signals).await,
+                _ = signals.terminate.recv() => return leave::asked(self, signals, giving).await,
+                _ = signals.interrupt.recv() => return leave::asked(self, signals, giving).await,
                 _ = signals.hangup.recv() => {
                     self.shared.access_log.reopen();
                     let _ = self.reload().await;
@@ -152,7 +176,7 @@ impl Process {
                     Ok(task) => giving = Some(task),
                     Err(problem) => tracing::error!(%problem, "cannot start a new process; this one goes on"),
                 },
-                stream = accept(upgrades.as_ref()) => match self.give(stream, giving.is_some()) {
+                stream = next(upgrades.as_ref()) => match self.give(stream, giving.is_some()) {
                     Ok(task) => giving = Some(task),
                     Err(problem) => tracing::error!(%problem, "cannot hand over; this process goes on"),
                 },
@@ -167,7 +191,7 @@ impl Process {
                     }
                 }
                 Some(request) = requests.recv() => match request {
-                    Request::Drain => return leave::drain(self, signals).await,
+                    Request::Drain => return leave::asked(self, signals, giving).await,
                     Request::Reload(answer) => {
                         let result = self.reload().await;
                         let _ = answer.send(result);
@@ -243,6 +267,7 @@ impl Process {
         self.sockets.commit(prepared, snapshot);
         let kept = self.unlisten(&old, &runtime).await;
         let runtime = Arc::new(runtime);
+        runtime.commit();
         self.shared.runtime.store(Arc::clone(&runtime));
         self.listen(&runtime, &kept).await;
         self.after_reload(&runtime);
@@ -435,27 +460,7 @@ fn ticks(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
-/// The next process that wants to take over; never without a socket.
-async fn accept(upgrades: Option<&tokio::net::UnixListener>) -> UnixStream {
-    let Some(upgrades) = upgrades else {
-        return std::future::pending().await;
-    };
-    loop {
-        match upgrades
-            .accept()
-            .await
-            .and_then(|(stream, _)| stream.into_std())
-        {
-            Ok(stream) => return stream,
-            Err(error) => {
-                tracing::warn!(%error, "the upgrade socket cannot accept");
-                tokio::time::sleep(TLS_POLL_INTERVAL).await;
-            }
-        }
-    }
-}
-
-async fn finished(giving: Option<&mut GiveTask>) -> Result<(), HandoverError> {
+pub async fn finished(giving: Option<&mut GiveTask>) -> Result<(), HandoverError> {
     match giving {
         Some(task) => task
             .await

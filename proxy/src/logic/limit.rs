@@ -106,6 +106,13 @@ pub struct Permit<C: Deref<Target = Circuit>> {
     resource: Resource,
 }
 
+impl<C: Deref<Target = Circuit>> Permit<C> {
+    /// Somebody waits for a place like this.
+    pub fn is_wanted(&self) -> bool {
+        self.circuit.used(Resource::Pending) > 0
+    }
+}
+
 impl<C: Deref<Target = Circuit>> Drop for Permit<C> {
     fn drop(&mut self) {
         self.circuit

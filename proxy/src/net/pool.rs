@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,6 +55,21 @@ pub struct SharedHttp2 {
     pub leaving: Arc<AtomicBool>,
 }
 
+impl SharedHttp2 {
+    /// h2 itself knows of a GOAWAY before the connection has ended.
+    fn is_open(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        !self.leaving.load(Ordering::Relaxed)
+            && !matches!(self.send.poll_ready(&mut cx), Poll::Ready(Err(_)))
+    }
+
+    /// Room for another stream, by our limit and by the server's.
+    fn has_room(&self, streams_max: usize) -> bool {
+        let allowed = self.send.current_max_send_streams().min(streams_max).max(1);
+        self.streams.load(Ordering::Relaxed) < allowed
+    }
+}
+
 /// A stream's place on a shared connection.
 #[derive(Debug)]
 pub struct StreamSlot(Arc<AtomicUsize>);
@@ -79,12 +95,11 @@ struct Http2Entry {
 
 impl Http2Entry {
     fn stream(&mut self, streams_max: usize) -> Option<(SharedHttp2, StreamSlot)> {
-        self.connections
-            .retain(|(shared, _)| !shared.leaving.load(Ordering::Relaxed));
+        self.connections.retain_mut(|(shared, _)| shared.is_open());
         let (shared, used) = self
             .connections
             .iter_mut()
-            .find(|(shared, _)| shared.streams.load(Ordering::Relaxed) < streams_max)?;
+            .find(|(shared, _)| shared.has_room(streams_max))?;
         shared.streams.fetch_add(1, Ordering::Relaxed);
         *used = Instant::now();
         Some((shared.clone(), StreamSlot(Arc::clone(&shared.streams))))
@@ -136,13 +151,10 @@ impl Pool {
     pub fn take(&self, key: &Key, fresh: bool) -> Option<PooledHttp1> {
         let mut idle = self.idle.lock();
         let connections = idle.get_mut(key)?;
-        while let Some(Idle {
-            mut pooled, since, ..
-        }) = connections.pop()
-        {
-            if fresh && since.elapsed() > FRESH {
-                return None;
-            }
+        if fresh && connections.last()?.since.elapsed() > FRESH {
+            return None;
+        }
+        while let Some(Idle { mut pooled, .. }) = connections.pop() {
             if pooled.connection.is_quiet() {
                 pooled.reused = true;
                 return Some(pooled);
@@ -161,6 +173,10 @@ impl Pool {
                     Err(back) => pooled = back,
                 }
             }
+        }
+        if pooled.permit.is_wanted() {
+            // A request in another worker waits for this place.
+            return;
         }
         let idle = Idle {
             since: now,
@@ -241,7 +257,10 @@ impl Pool {
             let known = idle_timeout(key.pool_id).is_some();
             connections.retain_mut(|idle| {
                 idle.pooled.connection.release_buffers();
-                known && idle.until > now && idle.pooled.connection.is_quiet()
+                known
+                    && idle.until > now
+                    && !idle.pooled.permit.is_wanted()
+                    && idle.pooled.connection.is_quiet()
             });
             !connections.is_empty()
         });

@@ -124,6 +124,13 @@ impl Stream {
         }
     }
 
+    /// Lets the kernel end the connection when the peer takes nothing for
+    /// this long: it vanished, or it reads no more. For HTTP only:
+    /// an opaque peer may rest as long as it likes.
+    pub fn bound_unacknowledged(&self, timeout: std::time::Duration) {
+        let _ = socket2::SockRef::from(self.tcp()).set_tcp_user_timeout(Some(timeout));
+    }
+
     /// Makes the coming close a reset (RST).
     pub fn abort(&self) {
         let _ = socket2::SockRef::from(self.tcp()).set_linger(Some(std::time::Duration::ZERO));

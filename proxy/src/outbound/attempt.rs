@@ -24,6 +24,9 @@ use crate::net::http::message::{BodyLength, ResponseHead, Side, StreamError};
 use crate::net::pool::{Key, PooledHttp1, SharedHttp2, StreamSlot};
 use crate::state::ServiceState;
 
+/// Interim answers (1xx) of one request; an upstream that sends more is at fault.
+const INTERIMS_MAX: u32 = 32;
+
 /// What keeps the upstream connection's place while it is used.
 #[derive(Debug)]
 enum Hold {
@@ -53,6 +56,10 @@ impl Answered {
             headers: std::mem::take(&mut self.head.headers),
             length: self.head.length,
         }
+    }
+
+    pub fn is_http2(&self) -> bool {
+        matches!(self.side, Side::Http2(_))
     }
 
     /// From here on bytes pass both ways without framing.
@@ -131,7 +138,7 @@ impl TryFailed {
 impl From<ConnectError> for TryFailed {
     fn from(error: ConnectError) -> Self {
         let kind = match error {
-            ConnectError::Limit(_) => None,
+            ConnectError::Limit(_) | ConnectError::Local(_) => None,
             _ => Some(Failure::ConnectFailed),
         };
         Self::new(error.cause(), kind).because(&error)
@@ -194,7 +201,23 @@ impl Forward<'_> {
             tunnel: self.incoming.wants_tunnel(),
             deadline: limit.map_or(connect_deadline, |limit| limit.min(connect_deadline)),
         };
-        let acquired = dial.acquire().await;
+        let acquired = {
+            let mut acquire = std::pin::pin!(dial.acquire());
+            let (side, complete) = (&mut *self.side, self.replay.is_complete());
+            std::future::poll_fn(|cx| {
+                if let Poll::Ready(acquired) = acquire.as_mut().poll(cx) {
+                    return Poll::Ready(Some(acquired));
+                }
+                if complete && side.poll_gone(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        let Some(acquired) = acquired else {
+            return Err(TryFailed::new(Cause::DownstreamGone, None));
+        };
         if acquired.is_err()
             && let Some(expired) = self.expired(try_deadline)
         {
@@ -222,11 +245,24 @@ impl Forward<'_> {
         let incoming = self.incoming;
         let body_max = self.current.listener.config.http.body_bytes_max;
         let no_body = incoming.length == BodyLength::None || incoming.wants_tunnel();
-        self.upload = if no_body {
-            Transfer::flushing()
+        // What is announced is what is sent: a body that is not passed on must
+        // not be owed on a connection that others will use.
+        let (length, upload) = if no_body {
+            // Methods that mean a body say that it is empty (RFC 9110 §8.6).
+            let empty = matches!(
+                incoming.parts.method,
+                Method::POST | Method::PUT | Method::PATCH
+            ) && !incoming.wants_tunnel();
+            let length = if empty {
+                BodyLength::Known(0)
+            } else {
+                BodyLength::None
+            };
+            (length, Transfer::flushing())
         } else {
-            Transfer::new(body_max)
+            (incoming.length, Transfer::new(body_max))
         };
+        self.upload = upload;
         match upstream {
             Upstream::Http1(mut pooled) => {
                 let parts = &incoming.parts;
@@ -241,7 +277,7 @@ impl Forward<'_> {
                 };
                 pooled
                     .connection
-                    .send_request(line, &parts.headers, incoming.length, connection);
+                    .send_request(line, &parts.headers, length, connection);
                 let hold = Hold::Http1 {
                     key: pooled.key,
                     permit: pooled.permit,
@@ -249,7 +285,7 @@ impl Forward<'_> {
                 Ok((Side::Http1(pooled.connection), hold))
             }
             Upstream::Http2(shared, slot) => {
-                let stream = send_http2(shared, incoming.length, &incoming.parts, no_body)
+                let stream = send_http2(shared, length, &incoming.parts, no_body)
                     .await
                     .map_err(|error| {
                         // Nothing was sent: the connection is on its way out.
@@ -286,6 +322,12 @@ impl Forward<'_> {
         loop {
             match upstream.poll_response(cx) {
                 Poll::Ready(Ok(head)) if is_interim(&head) => {
+                    self.interims += 1;
+                    if self.interims > INTERIMS_MAX {
+                        let mut failed = TryFailed::new(Cause::UpstreamProtocol, None);
+                        failed.reason = "too_many_interim_answers";
+                        return Poll::Ready(Err(failed));
+                    }
                     let sent = self.side.send_interim(head.status, head.headers);
                     if sent.is_err() || matches!(self.side.poll_flush(cx), Poll::Ready(Err(_))) {
                         return Poll::Ready(Err(TryFailed::new(Cause::DownstreamGone, None)));
@@ -304,7 +346,7 @@ impl Forward<'_> {
             }
         }
         if self.upload.bytes != before {
-            self.progress = Instant::now();
+            self.awaits_since = None;
         }
         if self.replay.is_complete() && self.side.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(TryFailed::new(Cause::DownstreamGone, None)));
@@ -318,9 +360,15 @@ impl Forward<'_> {
         try_deadline: Option<Instant>,
     ) -> Poll<Result<ResponseHead, TryFailed>> {
         // A gRPC stream may rest for as long as it likes.
-        let awaits_body = !self.replay.is_complete() && !self.upload_failed && !is_grpc(self);
+        let awaits_body = self.upload.awaits_source() && !self.incoming.streams();
+        let invited = !self.incoming.expects_continue() || self.upload.bytes > 0;
+        let awaits_body = awaits_body && !self.upload_failed && (invited || self.interims > 0);
         let body_idle = self.current.listener.config.http.body_idle_timeout;
-        let body_deadline = awaits_body.then(|| self.progress + body_idle);
+        self.awaits_since = match self.awaits_since {
+            since @ Some(_) if awaits_body => since,
+            _ => awaits_body.then(Instant::now),
+        };
+        let body_deadline = self.awaits_since.map(|since| since + body_idle);
         self.timer.set(earliest(
             earliest(self.deadline, try_deadline),
             body_deadline,
@@ -331,11 +379,6 @@ impl Forward<'_> {
         let slow = || TryFailed::new(Cause::RequestSlow, None);
         Poll::Ready(Err(self.expired(try_deadline).unwrap_or_else(slow)))
     }
-}
-
-fn is_grpc(forward: &Forward<'_>) -> bool {
-    let content_type = forward.incoming.parts.headers.get(header::CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 fn is_interim(head: &ResponseHead) -> bool {

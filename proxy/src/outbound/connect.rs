@@ -27,6 +27,13 @@ use crate::net::stream::{Plain, Stream};
 use crate::net::tls::client::Alpn;
 use crate::state::ServiceState;
 
+/// Idle connections closed when descriptors have run out.
+const SHED_STEP: usize = 16;
+/// A peer that vanishes without a word is noticed after these.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// No HTTP/2 PING beside them: gRPC servers close connections for it.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a request that waits at the connection limit looks whether another
 /// worker has freed a place; its own worker's connections reach it at once.
 const WAIT_STEP: Duration = Duration::from_millis(5);
@@ -36,10 +43,11 @@ const RESPONSE_LIMITS: HeadLimits = HeadLimits {
     headers_max: 256,
     target_bytes_max: 0,
 };
-/// HTTP/2 receive windows for upstream connections: a stream fills a fast link,
-/// a connection holds a few such streams.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// HTTP/2 receive window of a stream to an upstream. A connection has as much
+/// for every stream it may carry: a client that does not read holds up only
+/// its own.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const WINDOW_MAX: usize = (1 << 31) - 1;
 /// The largest HTTP/2 answer head.
 const HEADER_LIST_MAX: u32 = 64 * 1024;
 
@@ -78,6 +86,9 @@ pub enum ConnectError {
     Tls(#[source] io::Error),
     #[error("the HTTP/2 handshake failed")]
     Http2(#[source] h2::Error),
+    /// Our own descriptors, ports or buffers have run out.
+    #[error("this host has no room for another connection")]
+    Local(#[source] io::Error),
     #[error("{}", .0.label())]
     Limit(Cause),
 }
@@ -88,6 +99,7 @@ impl ConnectError {
             Self::Io(_) | Self::Http2(_) => Cause::ConnectFailed,
             Self::Timeout => Cause::ConnectTimeout,
             Self::Tls(_) => Cause::UpstreamTls,
+            Self::Local(_) => Cause::ConnectionsFull,
             Self::Limit(cause) => *cause,
         }
     }
@@ -193,8 +205,9 @@ impl Dial<'_> {
                     }
                 }
                 Http2Turn::Dial(_dialling) => {
-                    let Place::Free(permit) = self.permit().await? else {
-                        return Err(ConnectError::Limit(Cause::ConnectionsFull));
+                    let permit = match self.permit().await? {
+                        Place::Free(permit) => permit,
+                        Place::Taken(pooled) => pooled.permit,
                     };
                     let stream = self.open().await?;
                     if stream.is_tls() && stream.alpn() != Some(b"h2") {
@@ -213,10 +226,14 @@ impl Dial<'_> {
         stream: Stream,
         permit: Permit<Arc<Circuit>>,
     ) -> Result<SharedHttp2, ConnectError> {
+        let streams_max = self.service.config.limits.streams_per_connection_max;
+        let window = (STREAM_WINDOW as usize).saturating_mul(streams_max);
         let handshake = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(window.clamp(65_535, WINDOW_MAX) as u32)
             .max_header_list_size(HEADER_LIST_MAX)
+            // Small frames that a slow reader leaves must not end a connection for all.
+            .data_frame_budget(window.clamp(65_535, WINDOW_MAX))
             .enable_push(false)
             .handshake::<_, Bytes>(stream);
         let (send, driver) = timeout_at(self.deadline, handshake)
@@ -229,7 +246,7 @@ impl Dial<'_> {
             streams: Arc::new(AtomicUsize::new(0)),
             leaving: Arc::clone(&leaving),
         };
-        // Owned by the drain: it ends when its last stream and handle are gone.
+        // Ends when its last stream and handle are gone.
         tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "upstream HTTP/2 connection ended");
@@ -275,17 +292,33 @@ impl Dial<'_> {
 
     /// Dials the endpoint, with TLS if the service has it.
     pub async fn open(&self) -> Result<Stream, ConnectError> {
-        match timeout_at(self.deadline, self.open_stream()).await {
+        let opened = match timeout_at(self.deadline, self.open_stream()).await {
             Ok(opened) => opened,
             Err(_) => Err(ConnectError::Timeout),
+        };
+        if let Err(error) = &opened {
+            let metrics = &self.connection.worker.shared.metrics;
+            metrics.upstream_connect_failed(&self.service.config.name, error.cause().label());
         }
+        opened
     }
 
     async fn open_stream(&self) -> Result<Stream, ConnectError> {
-        let tcp = TcpStream::connect(self.address)
-            .await
-            .map_err(ConnectError::Io)?;
-        let _ = tcp.set_nodelay(true);
+        let tcp = match TcpStream::connect(self.address).await {
+            Err(error) if is_local(&error) => {
+                // Out of descriptors or ports: idle connections make room.
+                self.connection.worker.pool.shed(SHED_STEP);
+                self.connection.worker.leases.shed(SHED_STEP);
+                tokio::task::yield_now().await;
+                TcpStream::connect(self.address).await
+            }
+            connected => connected,
+        }
+        .map_err(|error| match is_local(&error) {
+            true => ConnectError::Local(error),
+            false => ConnectError::Io(error),
+        })?;
+        watch_peer(&tcp);
         self.connection
             .worker
             .shared
@@ -296,7 +329,14 @@ impl Dial<'_> {
                 .await
                 .map_err(ConnectError::Io)?;
         }
-        let plain = Plain::new(tcp);
+        let stream = self.secure(Plain::new(tcp)).await?;
+        if !self.tunnel {
+            stream.bound_unacknowledged(UNACKNOWLEDGED_MAX);
+        }
+        Ok(stream)
+    }
+
+    async fn secure(&self, plain: Plain) -> Result<Stream, ConnectError> {
         let Some(tls) = &self.service.tls else {
             return Ok(Stream::Plain(plain));
         };
@@ -330,6 +370,29 @@ impl Dial<'_> {
         }
         Ok(())
     }
+}
+
+/// The failure is this host's, not the endpoint's.
+fn is_local(error: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    const EADDRNOTAVAIL: i32 = 99;
+    const ENOBUFS: i32 = 105;
+    matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | EADDRNOTAVAIL | ENOBUFS)
+    )
+}
+
+/// Socket options of an upstream connection.
+fn watch_peer(tcp: &TcpStream) {
+    let _ = tcp.set_nodelay(true);
+    let socket = socket2::SockRef::from(tcp);
+    let probes = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(2);
+    let _ = socket.set_tcp_keepalive(&probes);
 }
 
 /// What waiting at the connection limit gave.

@@ -132,9 +132,11 @@ pub async fn first_speaker(
     listener: &Arc<ListenerState>,
     plain: &mut Plain,
 ) -> Result<Detected, &'static str> {
+    let options = &listener.config.http;
     let mut timer = Timer::default();
     timer.set(Some(Instant::now() + GRACE));
     let mut asked = false;
+    let mut begun = false;
     loop {
         match detect(&plain.prefix) {
             Detection::Tls => return Ok(Detected::Tls),
@@ -143,19 +145,20 @@ pub async fn first_speaker(
             Detection::Opaque => return Ok(Detected::Opaque),
             Detection::NeedMore => {}
         }
-        let waiting = plain.prefix.is_empty() && !asked;
-        let read = if waiting {
-            timer.limit(read(plain, PREFIX_BYTES_MAX)).await
-        } else {
-            Some(read(plain, PREFIX_BYTES_MAX).await)
-        };
-        match read {
+        if !plain.prefix.is_empty() && !begun {
+            begun = true;
+            timer.set(Some(Instant::now() + options.header_timeout));
+        }
+        match timer.limit(read(plain, PREFIX_BYTES_MAX)).await {
             Some(Ok(0)) if plain.prefix.is_empty() => return Ok(Detected::Closed),
             Some(Ok(0)) => return Ok(Detected::Opaque),
             Some(Ok(_)) => {}
             Some(Err(reason)) => return Err(reason),
+            None if begun => return Err("header_timeout"),
+            None if asked => return Err("idle_timeout"),
             None => {
                 asked = true;
+                timer.set(Some(Instant::now() + options.idle_timeout));
                 if let Some(opened) = server_first(connection, listener, plain).await? {
                     return Ok(Detected::ServerFirst(Box::new(opened)));
                 }

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use http::header::{self, HeaderName};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use weft_config::filter::apply_response_filters;
+use weft_config::snapshot::RetryPolicy;
 
 use super::attempt::Answered;
 use super::record::Record;
@@ -30,6 +32,7 @@ use crate::net::http::exchange::{Replay, Transfer, TransferError};
 use crate::net::http::message::{BodyLength, ResponseHead, Side, StreamError};
 use crate::net::timer::Timer;
 use crate::state::ServiceState;
+use crate::sweep::tell_ejection;
 
 /// One request being forwarded.
 pub struct Forward<'a> {
@@ -44,6 +47,13 @@ pub struct Forward<'a> {
     /// Writing to the upstream failed; its answer may still say why.
     pub(super) upload_failed: bool,
     pub(super) timer: Timer,
+    /// Interim answers passed on.
+    pub(super) interims: u32,
+    /// The answer has a length: it may not rest, as an endless one may (events,
+    /// a watch).
+    length_known: bool,
+    /// Since when the client is what is waited for.
+    pub(super) awaits_since: Option<Instant>,
     /// Of the whole request.
     pub(super) deadline: Option<Instant>,
     /// The last moment at which the other side made progress.
@@ -73,6 +83,9 @@ impl<'a> Forward<'a> {
             replay: Replay::new(target.service.config.replay_bytes_max, no_body),
             upload: Transfer::flushing(),
             upload_failed: false,
+            interims: 0,
+            length_known: false,
+            awaits_since: None,
             timer: Timer::default(),
             deadline: timeout.map(|timeout| record.started + timeout),
             progress: record.started,
@@ -92,7 +105,14 @@ impl<'a> Forward<'a> {
     pub async fn run(&mut self, grpc: bool, keep: bool) -> bool {
         let circuit = Arc::clone(&self.target.service.circuit);
         let Some(_permit) = try_acquire(circuit, Resource::Request) else {
-            return self.fail(Cause::RequestsFull, "", grpc, keep).await;
+            return self
+                .fail(
+                    Cause::RequestsFull,
+                    "limits.requestsMax of the service",
+                    grpc,
+                    keep,
+                )
+                .await;
         };
         self.target
             .service
@@ -125,7 +145,18 @@ impl<'a> Forward<'a> {
         if cause == Cause::DownstreamGone {
             self.record.cause = cause;
             self.record.status = CLIENT_CLOSED;
+            self.connection.abandoned.fetch_add(1, Ordering::Relaxed);
             return false;
+        }
+        let shed = match cause {
+            Cause::RequestsFull => Some(Resource::Request),
+            Cause::PendingFull => Some(Resource::Pending),
+            Cause::ConnectionsFull => Some(Resource::Connection),
+            _ => None,
+        };
+        if let Some(limit) = shed {
+            self.metrics()
+                .shed(&self.target.service.config.name, limit.label());
         }
         let answer = Answer::of(cause, detail);
         let (side, incoming, record) = (&mut *self.side, self.incoming, &mut *self.record);
@@ -142,13 +173,14 @@ impl<'a> Forward<'a> {
             self.record.tries += 1;
             let failure = match self.attempt(&endpoint, started).await {
                 Ok(answered) => match failure_of(&answered.head) {
-                    Some(failure) if self.target.rule.is_some() => {
+                    Some(failure) if self.policy().is_some() => {
                         let decision = self.decide(failure);
                         if !matches!(decision, Decision::Free | Decision::Budgeted) {
                             return Ok(answered);
                         }
                         let outcome = outcome_of(&answered.head);
                         self.judge(&endpoint, outcome);
+                        self.tried.push(endpoint.address());
                         drop(answered);
                         self.again(decision).await?;
                         started = Instant::now();
@@ -208,6 +240,10 @@ impl<'a> Forward<'a> {
 
     fn judge(&self, endpoint: &Arc<EndpointState>, outcome: Outcome) {
         judge(self.connection, &self.target.service, endpoint, outcome);
+    }
+
+    fn policy(&self) -> Option<&'a RetryPolicy> {
+        self.target.rule.as_ref()?.retry.as_ref()
     }
 
     fn decide(&self, failure: Failure) -> Decision {
@@ -285,7 +321,7 @@ impl<'a> Forward<'a> {
         self.record.bytes_out = download.bytes;
         let whole = self.end(passed, &answered, &download);
         let kept = self.upload.is_done() && !self.upload_failed;
-        if whole && kept && length != BodyLength::Tunnel {
+        if whole && kept && !self.incoming.wants_tunnel() {
             answered.keep(self.connection, &self.target.service, self.record.end());
         }
         whole && keep && self.side.is_ended() && length != BodyLength::Tunnel
@@ -328,6 +364,7 @@ impl<'a> Forward<'a> {
             length,
         } = answered.take_head();
         self.record.status = status.as_u16();
+        self.length_known = matches!(length, BodyLength::Known(_));
         let target = self.target;
         if let Some(rule) = &target.rule {
             apply_response_filters(target.backend_filters(), target.cors.as_ref(), &mut headers);
@@ -352,7 +389,9 @@ impl<'a> Forward<'a> {
             }
             Side::Http2(stream) => {
                 headers.remove(header::UPGRADE);
-                if let BodyLength::Known(length) = length {
+                if let BodyLength::Known(length) = length
+                    && (length > 0 || !answered.is_http2())
+                {
                     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
                 }
                 let ended = matches!(length, BodyLength::None | BodyLength::Known(0));
@@ -385,8 +424,11 @@ impl<'a> Forward<'a> {
                     .poll_replayable(cx, self.side, upstream, &mut self.replay)
             };
             match polled {
-                Poll::Ready(Err(TransferError::Source(_))) if !tunnel => {
+                Poll::Ready(Err(TransferError::Source(_))) => {
                     return Poll::Ready(Passed::Failed(Cause::DownstreamGone));
+                }
+                Poll::Ready(Err(_)) if tunnel => {
+                    return Poll::Ready(Passed::Failed(Cause::UpstreamTruncated));
                 }
                 // The upstream takes no more; what it answers still counts.
                 Poll::Ready(Err(_)) => self.upload_failed = true,
@@ -411,6 +453,10 @@ impl<'a> Forward<'a> {
         if self.upload.bytes + download.bytes != before {
             self.progress = Instant::now();
         }
+        // Nobody waits for the rest any more: a stream of events, a long poll.
+        if !tunnel && self.upload.is_done() && self.side.poll_gone(cx).is_ready() {
+            return Poll::Ready(Passed::Failed(Cause::DownstreamGone));
+        }
         self.poll_pass_deadline(cx, tunnel).map(Passed::Failed)
     }
 
@@ -420,7 +466,7 @@ impl<'a> Forward<'a> {
             config
                 .tcp_idle_timeout
                 .map(|timeout| self.progress + timeout)
-        } else if self.side.is_stalled() {
+        } else if self.side.is_stalled() || (self.length_known && !self.upload.awaits_source()) {
             Some(self.progress + config.http.body_idle_timeout)
         } else {
             None
@@ -432,7 +478,8 @@ impl<'a> Forward<'a> {
         }
         Poll::Ready(match deadline {
             Some(deadline) if deadline <= Instant::now() => Cause::RequestTimeout,
-            _ => Cause::DownstreamStalled,
+            _ if self.side.is_stalled() || tunnel => Cause::DownstreamStalled,
+            _ => Cause::UpstreamTruncated,
         })
     }
 }
@@ -449,13 +496,8 @@ pub(super) fn judge(
     };
     let shared = &connection.worker.shared;
     let set = service.endpoints.load();
-    if let Some(ejection) = outlier::record(endpoint, policy, outcome, shared.clock.now(), &set) {
-        let name = &service.config.name;
-        shared.metrics.ejected(name, "consecutive_failures");
-        tracing::warn!(
-            service = %name, endpoint = %endpoint.address(), ejections = ejection.ejections,
-            "endpoint ejected: failures in a row"
-        );
+    if let Some(ejection) = outlier::record(endpoint, policy, outcome, shared.now(), &set) {
+        tell_ejection(shared, &service.config.name, &ejection);
     }
 }
 

@@ -55,7 +55,13 @@ impl Origin {
             .entry(X_FORWARDED_PROTO)
             .or_insert(HeaderValue::from_static(proto));
         // Forwarded is continued where somebody uses it, not begun.
-        if let Some(before) = headers.get(header::FORWARDED).and_then(|v| v.to_str().ok()) {
+        if headers.contains_key(header::FORWARDED) {
+            let before: Vec<&str> = headers
+                .get_all(header::FORWARDED)
+                .iter()
+                .filter_map(|value| value.to_str().ok())
+                .collect();
+            let before = before.join(", ");
             let node = match self.client {
                 IpAddr::V4(address) => format!("{address}"),
                 IpAddr::V6(address) => format!("\"[{address}]\""),

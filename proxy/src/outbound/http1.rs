@@ -104,44 +104,43 @@ async fn next(
     if connection.worker.shared.drain.phase() == Phase::Closing && !http1.has_read_ahead() {
         return Next::Closed;
     }
-    let mut idle = !http1.has_read_ahead();
     let mut released = false;
-    let mut timed = false;
-    if idle {
-        connection.lease.set_idle();
-        timer.set(Some(deadline(RELEASE_AFTER.min(options.idle_timeout))));
-    }
+    let mut reading = false;
+    connection.lease.set_idle();
+    timer.set(Some(deadline(RELEASE_AFTER.min(options.idle_timeout))));
     std::future::poll_fn(|cx| {
-        while idle {
-            if http1.poll_readable(cx).is_ready() {
-                connection.lease.set_busy();
-                idle = false;
-                break;
-            }
-            if connection.lease.poll_evicted(cx).is_ready() {
-                return Poll::Ready(Next::Idle("evicted"));
-            }
-            if timer.poll_expired(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if released || options.idle_timeout <= RELEASE_AFTER {
-                return Poll::Ready(Next::Idle("idle_timeout"));
-            }
-            released = true;
-            http1.release_buffers();
-            timer.set(Some(deadline(options.idle_timeout - RELEASE_AFTER)));
-        }
         match http1.poll_request(cx) {
-            Poll::Ready(Ok(Some(head))) => return Poll::Ready(Next::Request(head)),
+            Poll::Ready(Ok(Some(head))) => {
+                connection.lease.set_busy();
+                return Poll::Ready(Next::Request(head));
+            }
             Poll::Ready(Ok(None)) => return Poll::Ready(Next::Closed),
             Poll::Ready(Err(error)) => return Poll::Ready(Next::Failed(error)),
             Poll::Pending => {}
         }
-        if !timed {
-            timed = true;
-            timer.set(Some(deadline(options.header_timeout)));
+        if http1.has_read_ahead() {
+            // Part of a head is here: from now on it must not take long.
+            if !reading {
+                reading = true;
+                connection.lease.set_busy();
+                timer.set(Some(deadline(options.header_timeout)));
+            }
+            return timer.poll_expired(cx).map(|()| Next::Slow);
         }
-        timer.poll_expired(cx).map(|()| Next::Slow)
+        if connection.lease.poll_evicted(cx).is_ready() {
+            return Poll::Ready(Next::Idle("evicted"));
+        }
+        while timer.poll_expired(cx).is_ready() {
+            if released || options.idle_timeout <= RELEASE_AFTER {
+                return Poll::Ready(Next::Idle("idle_timeout"));
+            }
+            released = true;
+            timer.set(Some(deadline(options.idle_timeout - RELEASE_AFTER)));
+        }
+        if released {
+            http1.release_buffers();
+        }
+        Poll::Pending
     })
     .await
 }
@@ -161,7 +160,10 @@ fn incoming(head: RequestHead, tls: bool) -> Incoming {
             headers: head.headers,
         },
         length,
-        upgrade: head.upgrade,
+        // With a body it is ignored, as is always allowed (RFC 9110 §7.8).
+        upgrade: head
+            .upgrade
+            .filter(|_| matches!(length, BodyLength::None | BodyLength::Known(0))),
         http2: false,
         protocol: match head.version {
             Version::Http10 => "HTTP/1.0",

@@ -4,12 +4,14 @@
 //! read); what it refuses is counted here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{HeaderMap, HeaderValue, Request, header, uri};
+use http::{HeaderMap, HeaderValue, Method, Request, header, uri};
 use tokio::time::Instant;
 use weft_config::filter::RequestParts;
 use weft_config::snapshot::{Listener, Scheme};
@@ -26,13 +28,19 @@ use crate::net::http::message::{BodyLength, Side};
 use crate::net::stream::Stream;
 use crate::net::timer::Timer;
 
-/// Receive windows: what a client may have under way to us.
+/// Receive windows: what a client may have under way to us on a stream, and on
+/// all of them. A few bodies that nobody takes in do not hold up the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// Bytes of answers that may wait in h2 for a client's window.
 const SEND_BUFFER_MAX: usize = 256 * 1024;
-/// Streams that a client may reset before they are served (CVE-2023-44487).
+/// How long an idle client that was told to leave may take to do so.
+const LEAVE: Duration = Duration::from_secs(1);
+/// Streams that a client may reset before they are accepted, and before they
+/// are answered if they are more than half of all: then it is a flood
+/// (CVE-2023-44487), and the connection ends.
 const PENDING_RESETS_MAX: usize = 50;
+const ABANDONED_MAX: u32 = 200;
 
 pub async fn serve(connection: Connection, listener: &Arc<Listener>, stream: Stream) -> Ended {
     let options = &listener.http;
@@ -62,12 +70,17 @@ pub async fn serve(connection: Connection, listener: &Arc<Listener>, stream: Str
         let stream = {
             let mut changed = std::pin::pin!(phase.changed());
             let busy = http2.has_streams();
-            if busy {
+            // Their answers may still wait for a client that does not read.
+            let serving = Arc::strong_count(&connection) > 1;
+            if busy && serving {
                 connection.lease.set_busy();
                 timer.set(None);
+            } else if busy {
+                timer.set(Some(deadline(options.body_idle_timeout)));
             } else {
                 connection.lease.set_idle();
-                timer.set(Some(deadline(options.idle_timeout)));
+                let idle = if leaving { LEAVE } else { options.idle_timeout };
+                timer.set(Some(deadline(idle)));
             }
             std::future::poll_fn(|cx| {
                 if let Poll::Ready(stream) = http2.poll_accept(cx) {
@@ -77,10 +90,11 @@ pub async fn serve(connection: Connection, listener: &Arc<Listener>, stream: Str
                     return Poll::Ready(Turn::Phase);
                 }
                 // The last stream may have ended since the timer was set.
-                if busy && !http2.has_streams() {
+                let all_ended = serving && Arc::strong_count(&connection) == 1;
+                if busy && (all_ended || !http2.has_streams()) {
                     return Poll::Ready(Turn::Again);
                 }
-                if !busy && connection.lease.poll_evicted(cx).is_ready() {
+                if !busy && !leaving && connection.lease.poll_evicted(cx).is_ready() {
                     return Poll::Ready(Turn::Idle);
                 }
                 timer.poll_expired(cx).map(|()| Turn::Idle)
@@ -92,6 +106,14 @@ pub async fn serve(connection: Connection, listener: &Arc<Listener>, stream: Str
             Turn::Stream(Some(Err(error))) => return Err(count(&connection, &error)),
             Turn::Stream(Some(Ok((request, respond)))) => {
                 served = served.saturating_add(1);
+                let abandoned = connection.abandoned.load(Ordering::Relaxed);
+                if abandoned > ABANDONED_MAX && abandoned > served / 2 {
+                    http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                    let metrics = &connection.worker.shared.metrics;
+                    metrics.http2_error(&connection.listener, "rapid_reset");
+                    leaving = true;
+                    continue;
+                }
                 let known = connection.refresh(&mut current);
                 let most = current.listener.config.http.requests_per_connection_max;
                 if !leaving && (!known || (most > 0 && served >= most)) {
@@ -100,7 +122,10 @@ pub async fn serve(connection: Connection, listener: &Arc<Listener>, stream: Str
                 }
                 let (connection, current) = (Arc::clone(&connection), current.clone());
                 // Owned by the connection: it ends only after its streams have.
-                tokio::spawn(serve_stream(connection, current, request, respond));
+                // Boxed: spawning moves a task several times.
+                tokio::spawn(Box::pin(serve_stream(
+                    connection, current, request, respond,
+                )));
             }
             Turn::Phase if *phase.borrow() == Phase::Closing => {
                 http2.abrupt_shutdown(h2::Reason::NO_ERROR);
@@ -118,6 +143,10 @@ pub async fn serve(connection: Connection, listener: &Arc<Listener>, stream: Str
 
 type Accepted = Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>;
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "lives for one turn of the loop, on the stack"
+)]
 enum Turn {
     Stream(Option<Accepted>),
     /// The process drains, or closes.
@@ -192,14 +221,18 @@ fn incoming(
     };
     headers.remove(header::CONTENT_LENGTH);
     join_cookies(&mut headers);
+    let path = uri
+        .path_and_query
+        .unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
+    let target = path.as_str();
+    let whole = target.starts_with('/') || (target == "*" && head.method == Method::OPTIONS);
+    let fault = fault.or((!whole || !target.is_ascii()).then_some("target"));
     let incoming = Incoming {
         parts: RequestParts {
             method: head.method,
             scheme: if tls { Scheme::Https } else { Scheme::Http },
             authority,
-            path_and_query: uri
-                .path_and_query
-                .unwrap_or_else(|| uri::PathAndQuery::from_static("/")),
+            path_and_query: path,
             headers,
         },
         length,

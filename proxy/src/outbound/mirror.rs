@@ -18,7 +18,6 @@ use super::record::Record;
 use super::request::{Current, Incoming, Target};
 use crate::logic::cause::Cause;
 use crate::net::http::exchange::Replay;
-use crate::net::http::http2::Http2Stream;
 use crate::net::http::message::Side;
 use crate::state::ServiceState;
 
@@ -45,11 +44,14 @@ pub fn send(
     target: &Target,
     replay: &Replay,
 ) {
+    if incoming.wants_tunnel() {
+        return;
+    }
     for service in &target.mirrors {
         let name = Arc::clone(&service.config.name);
         let metrics = Arc::clone(&connection.worker.shared.metrics);
         let Some(replay) = replay.copy() else {
-            metrics.mirrored(&name, "body_too_large");
+            metrics.mirrored(&name, "body_not_kept");
             continue;
         };
         let place = Place::new();
@@ -100,7 +102,7 @@ struct Copy {
 impl Copy {
     /// Forwards the copy for nobody: a stream without a peer takes the answer.
     async fn send(self) -> bool {
-        let mut nobody = Side::Http2(Box::new(Http2Stream::default()));
+        let mut nobody = Side::Http2(Box::default());
         let mut record = Record::new(Instant::now());
         let mut forward = Forward::new(
             &self.connection,

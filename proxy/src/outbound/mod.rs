@@ -21,7 +21,7 @@ mod session;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -73,6 +73,8 @@ pub struct Connection {
     pub tls: bool,
     /// What upstreams are told of the client.
     pub origin: Origin,
+    /// HTTP/2 streams that the client gave up before they were answered.
+    pub abandoned: AtomicU32,
 }
 
 impl Connection {
@@ -86,6 +88,7 @@ impl Connection {
             local: self.local,
             tls: self.tls,
             origin: self.origin.clone(),
+            abandoned: AtomicU32::new(0),
         }
     }
 
@@ -134,6 +137,7 @@ pub async fn serve(worker: Arc<Worker>, name: Arc<str>, tcp: TcpStream, peer: So
         local,
         tls: false,
         origin: Origin::new(peer, false),
+        abandoned: AtomicU32::new(0),
     };
     let ended = serve_plain(connection, &listener, Plain::new(tcp)).await;
     if let Err(reason) = ended {
@@ -216,7 +220,14 @@ async fn serve_detected(
     match detect::first_speaker(&connection, listener, &mut plain).await? {
         Detected::Tls if listener.tls.is_some() => serve_tls(connection, listener, plain).await,
         Detected::Tls => {
-            let name = detect::server_name(&mut plain).await.unwrap_or(None);
+            let mut timer = Timer::default();
+            timer.set(Some(deadline(listener.config.http.header_timeout)));
+            let name = timer
+                .limit(detect::server_name(&mut plain))
+                .await
+                .ok_or("client_hello_timeout")?
+                // Encrypted or strange: opaque bytes all the same.
+                .unwrap_or(None);
             opaque::serve(connection, listener, Stream::Plain(plain), name).await
         }
         Detected::Http1 => serve_http(connection, listener, Stream::Plain(plain), false).await,
@@ -268,6 +279,7 @@ async fn serve_http(
     stream: Stream,
     http2: bool,
 ) -> Ended {
+    stream.bound_unacknowledged(listener.config.http.body_idle_timeout);
     if http2 {
         http2::serve(connection, &listener.config, stream).await
     } else {

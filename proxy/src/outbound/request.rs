@@ -2,10 +2,11 @@
 //! the backend → forward → record.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, Method};
 use rand::Rng as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use weft_config::filter::{
     BackendChoice, CorsRequest, FilterContext, FilterOutcome, RequestParts, apply_request_filters,
     choose_backend, mirrors,
@@ -21,6 +22,9 @@ use super::{Connection, mirror, session};
 use crate::logic::cause::Cause;
 use crate::net::http::message::{BodyLength, Side};
 use crate::state::{ListenerState, Runtime, ServiceState};
+
+/// How long a client may take to read a short answer of our own.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request as it came, before anything was decided.
 #[derive(Debug)]
@@ -38,6 +42,17 @@ impl Incoming {
     /// The request asks for bytes both ways after the answer's head.
     pub fn wants_tunnel(&self) -> bool {
         self.upgrade.is_some() || self.parts.method == Method::CONNECT
+    }
+
+    /// The client waits for a 100 before it sends its body.
+    pub fn expects_continue(&self) -> bool {
+        self.parts.headers.contains_key(http::header::EXPECT)
+    }
+
+    /// Its messages may rest for as long as they like: gRPC.
+    pub fn streams(&self) -> bool {
+        let content_type = self.parts.headers.get(http::header::CONTENT_TYPE);
+        content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
     }
 
     /// The same request, for a mirror: without what switches protocols.
@@ -149,8 +164,8 @@ pub async fn answer_now(
     let keep = keep && side.is_ended();
     match answer.send(side, &incoming.parts.method, grpc, keep) {
         Ok(keep) => {
-            let flushed = std::future::poll_fn(|cx| side.poll_flush(cx)).await;
-            keep && flushed.is_ok()
+            let flush = std::future::poll_fn(|cx| side.poll_flush(cx));
+            keep && matches!(timeout(ANSWER_TIMEOUT, flush).await, Ok(Ok(())))
         }
         Err(_) => false,
     }

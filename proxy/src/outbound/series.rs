@@ -27,6 +27,9 @@ pub struct SeriesLabels<'a> {
     pub route: &'a str,
 }
 
+/// Series cached by a worker; beyond, the cache begins anew.
+const CACHED_MAX: usize = 10_000;
+
 #[derive(Debug, Default)]
 struct Cached {
     generation: u64,
@@ -46,7 +49,7 @@ impl SeriesCache {
         metrics: &Metrics,
     ) -> Arc<RequestSeries> {
         let mut cached = self.0.lock();
-        if cached.generation != generation {
+        if cached.generation != generation || cached.series.len() >= CACHED_MAX {
             cached.generation = generation;
             cached.series.clear();
         }

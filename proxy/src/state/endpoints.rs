@@ -1,7 +1,8 @@
 //! The endpoints of one service from all their sources, as one set.
 //!
 //! **Invariant:** an address that stays keeps its state, whichever source
-//! lists it and whatever else changes.
+//! lists it and whatever else changes; and a set that is made changes nothing in
+//! the states, until it is committed.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -37,18 +38,15 @@ pub fn merge(
     }
     let states = merged
         .into_values()
-        .map(|endpoint| state_of(endpoint, known, now))
+        .map(|endpoint| (endpoint.weight, state_of(endpoint, known, now)))
         .collect();
     let (balancer, zone) = policy;
-    EndpointSet::new(states, balancer, zone)
+    EndpointSet::with_weights(states, balancer, zone)
 }
 
 fn state_of(endpoint: &Endpoint, known: &Known, now: Nanos) -> Arc<EndpointState> {
     match known.get(&endpoint.address) {
-        Some(state) if *state.zone() == endpoint.zone => {
-            state.set_weight(endpoint.weight);
-            Arc::clone(state)
-        }
+        Some(state) if *state.zone() == endpoint.zone => Arc::clone(state),
         _ => Arc::new(EndpointState::new(
             endpoint.address,
             Arc::clone(&endpoint.zone),

@@ -4,7 +4,8 @@
 //! **Invariant:** a [`Runtime`] is never changed once published; what lives
 //! longer than one configuration (an endpoint's health and load, budgets,
 //! limits in use, open connections) is shared by reference from one to the
-//! next, so a reload forgets nothing.
+//! next, so a reload forgets nothing. Building a runtime changes none of it, so
+//! one that is refused leaves no trace; [`Runtime::commit`] does.
 
 mod endpoints;
 mod runtime;

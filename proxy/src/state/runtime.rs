@@ -36,7 +36,8 @@ pub struct ListenerState {
 
 impl Runtime {
     /// Opens every file that the snapshot names and takes over from `previous`
-    /// what goes on living. Reports all mistakes at once.
+    /// what goes on living, without changing it: what is built may yet be refused.
+    /// Reports all mistakes at once.
     pub fn build(
         snapshot: Arc<Snapshot>,
         previous: Option<&Self>,
@@ -94,6 +95,14 @@ impl Runtime {
     /// The service of this name.
     pub fn service_named(&self, name: &str) -> Option<&Arc<ServiceState>> {
         self.services.get(*self.services_by_name.get(name)?)
+    }
+
+    /// Brings what is shared with the runtime before this one in line with it. To
+    /// be called right before this one is published, when nothing can fail.
+    pub fn commit(&self) {
+        for service in &self.services {
+            service.commit();
+        }
     }
 
     /// The service behind an id of this runtime's snapshot; `None` only for an

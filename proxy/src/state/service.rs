@@ -31,7 +31,8 @@ pub struct ServiceState {
 }
 
 impl ServiceState {
-    /// `previous`: the service of the same name that ran until now.
+    /// `previous`: the service of the same name that ran until now, and goes on
+    /// running unchanged until `commit`.
     pub fn build(
         config: &Arc<snapshot::Service>,
         zone: &Arc<str>,
@@ -53,10 +54,7 @@ impl ServiceState {
         let policy = (&config.balancer, zone.as_ref());
         let set = endpoints::merge(&config.endpoints, &resolved, &known, policy, now);
         let circuit = match previous {
-            Some(old) => {
-                old.circuit.set_limits(&config.limits);
-                Arc::clone(&old.circuit)
-            }
+            Some(old) => Arc::clone(&old.circuit),
             None => Arc::new(Circuit::new(&config.limits)),
         };
         let budget = match previous {
@@ -75,6 +73,13 @@ impl ServiceState {
         })
     }
 
+    /// Changes what is shared with the generation before: the limits, the
+    /// endpoints' weights and decay.
+    pub(super) fn commit(&self) {
+        self.circuit.set_limits(&self.config.limits);
+        self.endpoints.load().commit();
+    }
+
     /// Takes a new answer of DNS; true if the set of endpoints changed.
     pub fn set_resolved(&self, answer: Vec<Endpoint>, now: Nanos) -> bool {
         let mut resolved = self.resolved.lock();
@@ -84,6 +89,7 @@ impl ServiceState {
         let known = endpoints::known(&self.endpoints.load());
         let policy = (&self.config.balancer, self.zone.as_ref());
         let set = endpoints::merge(&self.config.endpoints, &answer, &known, policy, now);
+        set.commit();
         self.endpoints.store(Arc::new(set));
         *resolved = answer;
         true

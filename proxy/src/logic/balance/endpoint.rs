@@ -25,7 +25,7 @@ use crate::logic::time::Nanos;
 /// nothing at all would leave it cold for good.
 pub(super) const SLOW_START_SHARE_MIN: f64 = 0.1;
 
-/// Used until an `EndpointSet` brings the policy's.
+/// Used until an `EndpointSet` is committed and brings the policy's.
 const EWMA_DECAY_DEFAULT: Duration = Duration::from_secs(10);
 
 /// How a try ended, as far as it says something of the endpoint. A request
@@ -129,8 +129,8 @@ impl EndpointState {
         self.weight.load(Relaxed)
     }
 
-    /// Takes effect with the next `EndpointSet` made from this endpoint.
-    pub fn set_weight(&self, weight: u32) {
+    /// An `EndpointSet` keeps the weight that it was made with.
+    pub(super) fn set_weight(&self, weight: u32) {
         self.weight.store(weight, Relaxed);
     }
 

@@ -5,12 +5,18 @@
 //! again if it will not do. While most endpoints are available that takes one or
 //! two draws however many there are; after [`DRAWS_MAX`] a scan settles it.
 //!
-//! P2C draws two and takes the one that costs less. Alike weights: two
+//! P2C draws two and prefers the one that costs less. Alike weights: two
 //! different endpoints. Unlike ones (or some that warm up): two independent
 //! draws, since only these keep the shares exact when nothing distinguishes the
 //! endpoints (a pair of *different* ones would give a heavy endpoint of two half
 //! of the traffic, whatever its weight); if they meet on one endpoint, another
 //! gets the try only if it costs less than half.
+//!
+//! Under least request the cheaper of the two takes the try. Under peak EWMA it
+//! is chosen by lot, with the odds of the inverse squares of the costs: 50 % for
+//! equals, 80 % for one half as dear, 99 % for a tenth. A latency is a memory: at
+//! a low rate, with nothing in flight, the same one of two equals would win every
+//! comparison until the other's last peak has decayed, seconds later.
 //!
 //! Preference, in order: untried in the zone chosen for this pick, untried in
 //! the other zones, tried before. After [`ZONE_TRIES_MAX`] tries the other zones
@@ -175,9 +181,23 @@ impl<R: Rng + ?Sized> Search<'_, R> {
             }
         };
         match second {
-            Some(second) if self.cost(second) * margin < self.cost(first) => Some(second),
+            Some(second) if self.prefers(second, first, margin) => Some(second),
             _ => Some(first),
         }
+    }
+
+    /// Whether `second` takes the try from `first`. With a `margin` above 1 never
+    /// unless it is that many times cheaper, and from there on with a probability
+    /// that grows from nothing: (margin·b/a)² of the tries stay.
+    fn prefers(&mut self, second: usize, first: usize, margin: f64) -> bool {
+        let (a, b) = (self.cost(first), self.cost(second) * margin);
+        if self.set.algorithm != Algorithm::PeakEwma {
+            return b < a;
+        }
+        let (a, b) = (a * a, b * b);
+        let whole = if margin > 1.0 { a } else { a + b };
+        // Both unknown and idle cost nothing: the first, which was drawn at random.
+        self.random.random::<f64>() * whole < whole - b
     }
 
     /// What one more request on this endpoint would wait, about: the time of

@@ -75,31 +75,44 @@ pub struct EndpointSet {
     by_address: Box<[u32]>,
     panic_percent: u32,
     zone_healthy_percent: u32,
+    /// Of `endpoints`, in their order: what `commit` gives them.
+    given_weights: Box<[u32]>,
+    ewma_decay: Duration,
     view: AtomicU64,
     refresh_at: AtomicU64,
 }
 
 impl EndpointSet {
-    /// Weights and zones are read once, here. Of two endpoints with one address
-    /// the first counts. An empty `local_zone`, or consistent hashing (one key
-    /// must meet one endpoint from wherever it comes), turns zones off.
+    /// Of endpoints with the weights that they have; see `with_weights`.
     pub fn new(
-        mut endpoints: Vec<Arc<EndpointState>>,
+        endpoints: Vec<Arc<EndpointState>>,
         balancer: &Balancer,
         local_zone: &str,
     ) -> EndpointSet {
-        endpoints.sort_by_key(|endpoint| endpoint.address());
-        endpoints.dedup_by_key(|endpoint| endpoint.address());
+        let weigh = |endpoint: Arc<EndpointState>| (endpoint.weight(), endpoint);
+        let endpoints = endpoints.into_iter().map(weigh).collect();
+        EndpointSet::with_weights(endpoints, balancer, local_zone)
+    }
+
+    /// Changes nothing in the endpoints, which another set may be using: that is
+    /// `commit`'s. Of two endpoints with one address the first counts. An empty
+    /// `local_zone`, or consistent hashing (one key must meet one endpoint from
+    /// wherever it comes), turns zones off.
+    pub fn with_weights(
+        mut endpoints: Vec<(u32, Arc<EndpointState>)>,
+        balancer: &Balancer,
+        local_zone: &str,
+    ) -> EndpointSet {
+        endpoints.sort_by_key(|(_, endpoint)| endpoint.address());
+        endpoints.dedup_by_key(|(_, endpoint)| endpoint.address());
         let zones = balancer.zone_healthy_percent > 0
             && balancer.algorithm != Algorithm::ConsistentHash
             && !local_zone.is_empty();
         let is_local = |endpoint: &EndpointState| zones && **endpoint.zone() == *local_zone;
-        // A stable sort by place keeps addresses sorted within each place. The
-        // weight is read once: another thread may change it meanwhile.
+        // A stable sort by place keeps addresses sorted within each place.
         let mut placed: Vec<(u8, u32, Arc<EndpointState>)> = endpoints
             .into_iter()
-            .map(|endpoint| {
-                let weight = endpoint.weight();
+            .map(|(weight, endpoint)| {
                 let place = if weight == 0 {
                     2
                 } else {
@@ -111,23 +124,17 @@ impl EndpointSet {
         placed.sort_by_key(|(place, ..)| *place);
         let local = placed.partition_point(|(place, ..)| *place == 0);
         let weighted = placed.partition_point(|(place, ..)| *place < 2);
-        let weights: Vec<u32> = placed
-            .iter()
-            .take(weighted)
-            .map(|(_, weight, _)| *weight)
-            .collect();
+        let given_weights: Box<[u32]> = placed.iter().map(|(_, weight, _)| *weight).collect();
+        let weights = &given_weights[..weighted];
         let endpoints: Box<[_]> = placed.into_iter().map(|(.., endpoint)| endpoint).collect();
-        for endpoint in &endpoints {
-            endpoint.set_ewma_decay(balancer.ewma_decay);
-        }
         let mut by_address: Box<[u32]> = (0..endpoints.len() as u32).collect();
         by_address.sort_by_key(|index| endpoints[*index as usize].address());
         let ring = (balancer.algorithm == Algorithm::ConsistentHash)
-            .then(|| Ring::new(&endpoints[..weighted], &weights));
+            .then(|| Ring::new(&endpoints[..weighted], weights));
         EndpointSet {
             local,
             weighted,
-            weights: Weights::new(&weights),
+            weights: Weights::new(weights),
             algorithm: balancer.algorithm,
             slow_start: balancer.slow_start,
             ring,
@@ -135,9 +142,21 @@ impl EndpointSet {
             by_address,
             panic_percent: balancer.panic_percent,
             zone_healthy_percent: balancer.zone_healthy_percent,
+            given_weights,
+            ewma_decay: balancer.ewma_decay,
             view: AtomicU64::new(View::default().pack()),
             refresh_at: AtomicU64::new(0),
             endpoints,
+        }
+    }
+
+    /// Gives the endpoints, which outlive this set, their weights and the decay
+    /// of their latencies. To be called as the set is published, not before: one
+    /// that is thrown away must leave no trace.
+    pub fn commit(&self) {
+        for (endpoint, weight) in self.endpoints.iter().zip(&self.given_weights) {
+            endpoint.set_weight(*weight);
+            endpoint.set_ewma_decay(self.ewma_decay);
         }
     }
 

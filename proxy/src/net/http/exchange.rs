@@ -29,6 +29,9 @@ enum State {
     Done,
 }
 
+/// What a kept piece counts at least.
+const PIECE_COST_MIN: usize = 512;
+
 /// A request body kept for another try: refcounted pieces up to a limit. Past
 /// the limit nothing is kept, and the request cannot be sent again.
 #[derive(Debug)]
@@ -99,16 +102,18 @@ impl Replay {
     }
 
     fn keep(&mut self, data: &Bytes) {
-        if self.overflowed {
+        if self.overflowed || data.is_empty() {
             return;
         }
-        if self.kept + data.len() > self.bytes_max {
+        // A small piece holds on to the buffer that it is a slice of.
+        let cost = data.len().max(PIECE_COST_MIN);
+        if self.kept + cost > self.bytes_max {
             self.overflowed = true;
             self.frames = Vec::new();
             self.sent = 0;
             return;
         }
-        self.kept += data.len();
+        self.kept += cost;
         self.frames.push(data.clone());
         self.sent = self.frames.len();
     }
@@ -136,6 +141,7 @@ pub struct Transfer {
     /// 0: no limit.
     pub bytes_max: u64,
     grpc_status: Option<u8>,
+    awaits_source: bool,
 }
 
 impl Transfer {
@@ -145,6 +151,7 @@ impl Transfer {
             bytes: 0,
             bytes_max,
             grpc_status: None,
+            awaits_source: false,
         }
     }
 
@@ -155,12 +162,18 @@ impl Transfer {
             bytes: 0,
             bytes_max: 0,
             grpc_status: None,
+            awaits_source: false,
         }
     }
 
     /// The gRPC status in the trailers that passed.
     pub fn grpc_status(&self) -> Option<u8> {
         self.grpc_status
+    }
+
+    /// The last poll found room to send, and nothing to send yet.
+    pub fn awaits_source(&self) -> bool {
+        self.awaits_source
     }
 
     pub fn is_done(&self) -> bool {
@@ -220,14 +233,18 @@ impl Transfer {
         sink: &mut Side,
         mut next: impl FnMut(&mut Context<'_>) -> Poll<Result<(Option<Frame>, bool), StreamError>>,
     ) -> Poll<Result<(), TransferError>> {
+        self.awaits_source = false;
         while self.state == State::Open {
             ready!(sink.poll_ready(cx)).map_err(TransferError::Sink)?;
             let Poll::Ready(next) = next(cx) else {
-                let _ = sink.poll_flush(cx).map_err(TransferError::Sink)?;
+                let flushed = sink.poll_flush(cx).map_err(TransferError::Sink)?;
+                self.awaits_source = flushed.is_ready();
                 return Poll::Pending;
             };
             let (frame, last) = next.map_err(TransferError::Source)?;
             match frame {
+                // Means nothing, and costs the receiver of a shared connection.
+                Some(Frame::Data(data)) if data.is_empty() && !last => {}
                 Some(Frame::Data(data)) => {
                     self.bytes += data.len() as u64;
                     if self.bytes_max > 0 && self.bytes > self.bytes_max {

@@ -61,6 +61,8 @@ pub struct Http1 {
     /// Half-close once flushed.
     shutdown: bool,
     aborted: bool,
+    /// The peer takes no more for now.
+    stalled: bool,
     /// Of the last request received: what its sender understands.
     peer_version: Version,
     /// Of the last request sent: what its answer's length means.
@@ -87,6 +89,7 @@ impl Http1 {
             encoder: Encoder::None,
             shutdown: false,
             aborted: false,
+            stalled: false,
             peer_version: Version::Http11,
             method: Method::GET,
             sent: false,
@@ -123,6 +126,7 @@ impl Http1 {
             self.write = BytesMut::new();
         }
         self.read_size = READ_FIRST;
+        self.reader.recycle(HeaderMap::new());
     }
 
     /// Gives a header map back for the next head.
@@ -396,6 +400,12 @@ impl Http1 {
     }
 
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let polled = self.poll_flush_all(cx);
+        self.stalled = polled.is_pending();
+        polled
+    }
+
+    fn poll_flush_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         loop {
             let waiting = self.write.len() + self.payload.len();
             let written = self
@@ -416,7 +426,7 @@ impl Http1 {
     }
 
     pub fn is_stalled(&self) -> bool {
-        !self.write.is_empty() || !self.payload.is_empty()
+        self.stalled
     }
 
     /// Ends our side of the stream once everything is written.

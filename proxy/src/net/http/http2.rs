@@ -23,6 +23,8 @@ pub struct Http2Stream {
     /// The request was a HEAD or CONNECT: what its answer's length means.
     pub head_only: bool,
     pub tunnel: bool,
+    /// A piece that exceeds the peer's window waits in h2.
+    pub beyond: bool,
 }
 
 impl Http2Stream {
@@ -51,14 +53,19 @@ impl Http2Stream {
         let Some(send) = &mut self.send else {
             return Poll::Ready(Ok(()));
         };
-        if send.capacity() > 0 {
+        // One piece may wait in h2 beyond the window, so that trailers and the
+        // end of the stream, which need no window, do not wait for one.
+        if send.capacity() > 0 || !self.beyond {
             return Poll::Ready(Ok(()));
         }
         send.reserve_capacity(1);
         loop {
             match ready!(send.poll_capacity(cx)) {
                 Some(Ok(0)) => {}
-                Some(Ok(_)) => return Poll::Ready(Ok(())),
+                Some(Ok(_)) => {
+                    self.beyond = false;
+                    return Poll::Ready(Ok(()));
+                }
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
                 None => return Poll::Ready(Err(StreamError::Truncated)),
             }
@@ -67,6 +74,7 @@ impl Http2Stream {
 
     pub fn send_data(&mut self, data: Bytes, last: bool) -> Result<(), StreamError> {
         if let Some(send) = &mut self.send {
+            self.beyond = send.capacity() < data.len();
             send.send_data(data, last)?;
         }
         if last {
@@ -99,6 +107,10 @@ impl Http2Stream {
         };
         if let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
             let (head, ()) = interim?.into_parts();
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                // There is none in HTTP/2 (RFC 9113 §8.6).
+                return Poll::Ready(Err(StreamError::LengthMismatch));
+            }
             return Poll::Ready(Ok(ResponseHead {
                 status: head.status,
                 headers: head.headers,
@@ -107,10 +119,17 @@ impl Http2Stream {
         }
         let (head, receive) = ready!(Pin::new(response).poll(cx))?.into_parts();
         self.response = None;
+        let bodiless = matches!(
+            head.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
         let length = if self.tunnel && head.status.is_success() {
             BodyLength::Tunnel
-        } else if self.head_only || receive.is_end_stream() {
+        } else if self.head_only || bodiless {
+            // Whatever it says, or sends (RFC 9110 §6.4.1).
             BodyLength::None
+        } else if receive.is_end_stream() {
+            BodyLength::Known(0)
         } else {
             body_length(&head.headers)
         };
@@ -164,7 +183,7 @@ impl Http2Stream {
     }
 
     pub fn is_stalled(&self) -> bool {
-        self.send.as_ref().is_some_and(|send| send.capacity() == 0)
+        self.beyond && self.send.as_ref().is_some_and(|send| send.capacity() == 0)
     }
 
     /// Tells the peer that this stream ends here.

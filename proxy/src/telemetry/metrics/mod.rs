@@ -158,8 +158,9 @@ impl Metrics {
             .count(Event::UpstreamClosed, service, [reason, ""], 1);
     }
 
-    /// A try after the first, or the decision against one: kind `free`,
-    /// `idempotent` or `policy`, result `tried` or why not.
+    /// A failed try and what was decided: its kind (`connect_failed`,
+    /// `unprocessed`, `connection_died`, `try_timeout`, `status`,
+    /// `grpc_status`) and `free`, `budgeted` or why it was not tried again.
     pub fn retried(&self, service: &str, kind: &'static str, result: &'static str) {
         self.events
             .count(Event::Retried, service, [kind, result], 1);
