@@ -217,7 +217,8 @@ fn a_new_certificate_is_taken_while_old_connections_go_on() {
     eventually("the request after", || {
         (upstream.count() == 2).then_some(())
     });
-    drop(sink);
+    // It stays until somebody ends it (`-quiet` ignores the end of its input).
+    let _ = open.kill();
     let _ = open.wait();
 
     // Half a change (a key that fits no certificate) keeps what works, and says so.

@@ -89,14 +89,14 @@ impl Process {
         requests: mpsc::Receiver<Request>,
         taken: Option<Taken>,
     ) -> ExitCode {
-        let ground = match self.prepare() {
-            Ok(ground) => ground,
+        let (ground, admin) = match self.prepare() {
+            Ok(prepared) => prepared,
             Err(error) => {
                 tracing::error!(%error, "cannot start");
                 return ExitCode::FAILURE;
             }
         };
-        match self.begin(&ground, taken).await {
+        match self.begin(&ground, admin, taken).await {
             Ok(()) => self.work(requests, ground).await,
             Err(error) => {
                 tracing::error!(%error, "cannot take over");
@@ -109,7 +109,7 @@ impl Process {
 
     /// Everything that may fail, before anything is accepted: a connection that
     /// a new process accepts is lost if it then cannot start.
-    fn prepare(&self) -> std::io::Result<Ground> {
+    fn prepare(&self) -> std::io::Result<(Ground, tokio::net::TcpListener)> {
         let admin = self.admin.try_clone()?;
         admin.set_nonblocking(true)?;
         let upgrades = self.upgrade_socket.as_deref().map(Upgrades::open);
@@ -118,18 +118,23 @@ impl Process {
             upgrades: upgrades.transpose()?,
             admin_address: admin.local_addr()?,
         };
-        let admin = tokio::net::TcpListener::from_std(admin)?;
-        let stop = Arc::clone(&self.admin_stop);
-        tokio::spawn(admin::serve(admin, Arc::clone(&self.control), stop));
-        Ok(ground)
+        Ok((ground, tokio::net::TcpListener::from_std(admin)?))
     }
 
     /// Starts accepting; then, and only then, lets the old process go.
-    async fn begin(&mut self, ground: &Ground, taken: Option<Taken>) -> Result<(), HandoverError> {
+    async fn begin(
+        &mut self,
+        ground: &Ground,
+        admin: tokio::net::TcpListener,
+        taken: Option<Taken>,
+    ) -> Result<(), HandoverError> {
         let runtime = self.shared.runtime.load_full();
         self.listen(&runtime, &HashSet::new()).await;
         settle(&self.workers).await;
         self.shared.ready.store(true, Ordering::Relaxed);
+        // Not earlier: the old one's probes may reach us.
+        let stop = Arc::clone(&self.admin_stop);
+        tokio::spawn(admin::serve(admin, Arc::clone(&self.control), stop));
         self.upkeep.apply(&self.shared);
         self.note_bound(&runtime);
         certificates::warn_of_expiry(&runtime);

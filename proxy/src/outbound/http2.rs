@@ -12,6 +12,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Method, Request, header, uri};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_config::filter::RequestParts;
 use weft_config::snapshot::{Listener, Scheme};
@@ -59,85 +60,126 @@ pub async fn serve(connection: Connection, listener: &Arc<Listener>, stream: Str
         Some(Err(error)) => return Err(count(&connection, &error)),
         Some(Ok(http2)) => http2,
     };
-    let Some(mut current) = connection.configuration() else {
+    let Some(current) = connection.configuration() else {
         return Ok(());
     };
-    let connection = Arc::new(connection);
     let mut phase = connection.worker.shared.drain.subscribe();
-    let mut leaving = false;
-    let mut served = 0u32;
+    let mut served = Served {
+        connection: Arc::new(connection),
+        listener,
+        current,
+        timer,
+        leaving: false,
+        count: 0,
+    };
     loop {
-        let stream = {
-            let mut changed = std::pin::pin!(phase.changed());
-            let busy = http2.has_streams();
-            // Their answers may still wait for a client that does not read.
-            let serving = Arc::strong_count(&connection) > 1;
-            if busy && serving {
-                connection.lease.set_busy();
-                timer.set(None);
-            } else if busy {
-                timer.set(Some(deadline(options.body_idle_timeout)));
-            } else {
-                connection.lease.set_idle();
-                let idle = if leaving { LEAVE } else { options.idle_timeout };
-                timer.set(Some(deadline(idle)));
-            }
-            std::future::poll_fn(|cx| {
-                if let Poll::Ready(stream) = http2.poll_accept(cx) {
-                    return Poll::Ready(Turn::Stream(stream));
-                }
-                if changed.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Turn::Phase);
-                }
-                // The last stream may have ended since the timer was set.
-                let all_ended = serving && Arc::strong_count(&connection) == 1;
-                if busy && (all_ended || !http2.has_streams()) {
-                    return Poll::Ready(Turn::Again);
-                }
-                if !busy && !leaving && connection.lease.poll_evicted(cx).is_ready() {
-                    return Poll::Ready(Turn::Idle);
-                }
-                timer.poll_expired(cx).map(|()| Turn::Idle)
-            })
-            .await
-        };
-        match stream {
+        match served.turn(&mut http2, &mut phase).await {
             Turn::Stream(None) => return Ok(()),
-            Turn::Stream(Some(Err(error))) => return Err(count(&connection, &error)),
+            Turn::Stream(Some(Err(error))) => return Err(count(&served.connection, &error)),
             Turn::Stream(Some(Ok((request, respond)))) => {
-                served = served.saturating_add(1);
-                let abandoned = connection.abandoned.load(Ordering::Relaxed);
-                if abandoned > ABANDONED_MAX && abandoned > served / 2 {
-                    http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-                    let metrics = &connection.worker.shared.metrics;
-                    metrics.http2_error(&connection.listener, "rapid_reset");
-                    leaving = true;
-                    continue;
-                }
-                let known = connection.refresh(&mut current);
-                let most = current.listener.config.http.requests_per_connection_max;
-                if !leaving && (!known || (most > 0 && served >= most)) {
-                    leaving = true;
-                    http2.graceful_shutdown();
-                }
-                let (connection, current) = (Arc::clone(&connection), current.clone());
-                // Owned by the connection: it ends only after its streams have.
-                // Boxed: spawning moves a task several times.
-                tokio::spawn(Box::pin(serve_stream(
-                    connection, current, request, respond,
-                )));
+                served.accept(&mut http2, request, respond);
             }
             Turn::Phase if *phase.borrow() == Phase::Closing => {
                 http2.abrupt_shutdown(h2::Reason::NO_ERROR);
-                leaving = true;
+                served.leaving = true;
             }
-            Turn::Phase | Turn::Idle if !leaving => {
-                leaving = true;
-                http2.graceful_shutdown();
-            }
+            Turn::Phase | Turn::Idle if !served.leaving => served.leave(&mut http2),
             Turn::Idle => return Err("idle_timeout"),
             Turn::Phase | Turn::Again => {}
         }
+    }
+}
+
+type Http2 = h2::server::Connection<Stream, Bytes>;
+
+/// A connection being served.
+struct Served<'a> {
+    connection: Arc<Connection>,
+    listener: &'a Listener,
+    current: Current,
+    timer: Timer,
+    /// The client was told to leave.
+    leaving: bool,
+    count: u32,
+}
+
+impl Served<'_> {
+    /// Waits for the next thing to happen.
+    async fn turn(&mut self, http2: &mut Http2, phase: &mut watch::Receiver<Phase>) -> Turn {
+        let mut changed = std::pin::pin!(phase.changed());
+        let busy = http2.has_streams();
+        // Their answers may still wait for a client that does not read.
+        let serving = Arc::strong_count(&self.connection) > 1;
+        let lease = &self.connection.lease;
+        let options = &self.listener.http;
+        let limit = match (busy, self.leaving) {
+            (true, _) if serving => None,
+            (true, _) => Some(options.body_idle_timeout),
+            (false, true) => Some(LEAVE),
+            (false, false) => Some(options.idle_timeout),
+        };
+        if busy {
+            lease.set_busy();
+        } else {
+            lease.set_idle();
+        }
+        self.timer.set(limit.map(deadline));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(stream) = http2.poll_accept(cx) {
+                return Poll::Ready(Turn::Stream(stream));
+            }
+            if changed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Turn::Phase);
+            }
+            // The last stream may have ended since the timer was set.
+            let all_ended = serving && Arc::strong_count(&self.connection) == 1;
+            if busy && (all_ended || !http2.has_streams()) {
+                return Poll::Ready(Turn::Again);
+            }
+            if !busy && !self.leaving && lease.poll_evicted(cx).is_ready() {
+                return Poll::Ready(Turn::Idle);
+            }
+            self.timer.poll_expired(cx).map(|()| Turn::Idle)
+        })
+        .await
+    }
+
+    fn leave(&mut self, http2: &mut Http2) {
+        self.leaving = true;
+        http2.graceful_shutdown();
+    }
+
+    fn accept(
+        &mut self,
+        http2: &mut Http2,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) {
+        self.count = self.count.saturating_add(1);
+        let abandoned = self.connection.abandoned.load(Ordering::Relaxed);
+        if abandoned > ABANDONED_MAX && abandoned > self.count / 2 {
+            http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            let metrics = &self.connection.worker.shared.metrics;
+            metrics.http2_error(&self.connection.listener, "rapid_reset");
+            self.leaving = true;
+            return;
+        }
+        let known = self.connection.refresh(&mut self.current);
+        let most = self
+            .current
+            .listener
+            .config
+            .http
+            .requests_per_connection_max;
+        if !self.leaving && (!known || (most > 0 && self.count >= most)) {
+            self.leave(http2);
+        }
+        let (connection, current) = (Arc::clone(&self.connection), self.current.clone());
+        // Owned by the connection, which ends only after its streams have.
+        // Boxed: spawning moves a task several times.
+        tokio::spawn(Box::pin(serve_stream(
+            connection, current, request, respond,
+        )));
     }
 }
 

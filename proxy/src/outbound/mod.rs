@@ -4,6 +4,7 @@
 //! Owns the order of the phases; what a request goes through is in `request`,
 //! what opaque bytes go through in `opaque`.
 
+mod answer;
 mod attempt;
 mod connect;
 mod detect;

@@ -12,7 +12,7 @@ use rand::Rng as _;
 use tokio::time::Instant;
 use weft_config::filter::{BackendChoice, choose_backend};
 use weft_config::select::{StreamSelection, select_stream};
-use weft_config::snapshot::{BackendTarget, Rule};
+use weft_config::snapshot::{BackendTarget, Rule, ServiceId};
 
 use super::connect::Dial;
 use super::{Connection, Ended};
@@ -83,19 +83,7 @@ pub async fn open(
 ) -> Result<Opened, Cause> {
     let shared = &connection.worker.shared;
     let runtime = shared.runtime.load_full();
-    let config = &listener.config;
-    let (id, rule) = match select_stream(config, server_name, None) {
-        None => return Err(Cause::NoRoute),
-        Some(StreamSelection::Service(id)) => (id, None),
-        Some(StreamSelection::Rule(rule)) => match choose_backend(rule, rand::rng().next_u64()) {
-            BackendChoice::Backend(backend) => match backend.target {
-                BackendTarget::Service(id) => (id, Some(Arc::clone(rule))),
-                BackendTarget::Invalid(_) => return Err(Cause::InvalidBackend),
-            },
-            BackendChoice::Invalid(_) => return Err(Cause::InvalidBackend),
-            BackendChoice::None => return Err(Cause::NoBackend),
-        },
-    };
+    let (id, rule) = choose(listener, server_name)?;
     let service = runtime.service(id).ok_or(Cause::InvalidBackend)?;
     let permit = try_acquire(Arc::clone(&service.circuit), Resource::Connection)
         .ok_or(Cause::ConnectionsFull)?;
@@ -149,6 +137,26 @@ pub async fn open(
         }
     }
     Err(last)
+}
+
+/// The service of a connection, by its routes or its listener.
+fn choose(
+    listener: &ListenerState,
+    server_name: Option<&str>,
+) -> Result<(ServiceId, Option<Arc<Rule>>), Cause> {
+    let rule = match select_stream(&listener.config, server_name, None) {
+        None => return Err(Cause::NoRoute),
+        Some(StreamSelection::Service(id)) => return Ok((id, None)),
+        Some(StreamSelection::Rule(rule)) => rule,
+    };
+    match choose_backend(rule, rand::rng().next_u64()) {
+        BackendChoice::Backend(backend) => match backend.target {
+            BackendTarget::Service(id) => Ok((id, Some(Arc::clone(rule)))),
+            BackendTarget::Invalid(_) => Err(Cause::InvalidBackend),
+        },
+        BackendChoice::Invalid(_) => Err(Cause::InvalidBackend),
+        BackendChoice::None => Err(Cause::NoBackend),
+    }
 }
 
 /// Moves bytes both ways until both ends have ended.

@@ -72,6 +72,7 @@ pub struct Shared {
 impl Shared {
     /// To be made after the descriptor limit was raised.
     pub fn new(runtime: Runtime, clock: Clock) -> Self {
+        runtime.commit();
         let metrics = Arc::new(Metrics::default());
         metrics.set_label_values_max(runtime.snapshot.settings.metric_label_values_max);
         let limit = process::descriptors_max().and_then(|max| usize::try_from(max).ok());

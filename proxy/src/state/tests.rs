@@ -3,7 +3,9 @@
 use super::*;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use crate::logic::balance::Outcome;
 use crate::logic::limit::{Resource, try_acquire};
 use weft_config::snapshot::Endpoint;
 
@@ -49,6 +51,43 @@ fn a_reload_forgets_nothing() {
     assert!(Arc::ptr_eq(&service.budget, &first.services[0].budget));
     let listener = second.listener("web").unwrap();
     assert_eq!(listener.connections.load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn a_refused_configuration_changes_nothing() {
+    let first = shared(ONE);
+    let first = first.runtime.load();
+    let service = &first.services[0];
+    let set = service.endpoints.load();
+    let address: SocketAddr = "10.0.0.2:80".parse().unwrap();
+    let endpoint = set.find(address).unwrap();
+    endpoint
+        .begin(Nanos::ZERO)
+        .finish(Outcome::Success, Duration::from_secs(1), Nanos::ZERO);
+    // Limits, weight, and the decay as it shows in the latency.
+    let later = Nanos::from(Duration::from_secs(10));
+    let live = || {
+        let latency = endpoint.latency(later).map(|latency| latency.as_millis());
+        let limit = service.circuit.max(Resource::Request);
+        (limit, endpoint.weight(), latency)
+    };
+    let before = (20_000, 1, Some(367));
+    assert_eq!(live(), before);
+    let other = ONE
+        .replace(
+            "- name: a",
+            "- name: a\n  limits: {requestsMax: 3}\n  balancer: {ewmaDecay: 5s}",
+        )
+        .replace("'10.0.0.2:80'", "'10.0.0.2:80', weight: 7");
+    let refused = format!(
+        "{other}- {{name: b, tls: {{ca: /nonexistent/ca.pem}}, endpoints: [{{address: '10.0.0.9:80'}}]}}\n"
+    );
+    runtime(&refused, Some(&first)).unwrap_err();
+    assert_eq!(live(), before, "its own file is missing");
+    let second = runtime(&other, Some(&first)).unwrap();
+    assert_eq!(live(), before, "what comes after building may yet fail");
+    second.commit();
+    assert_eq!(live(), (3, 7, Some(135)));
 }
 
 #[test]

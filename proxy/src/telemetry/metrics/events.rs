@@ -72,6 +72,7 @@ impl Event {
         Self::CertificatesReloaded,
     ];
 
+    // tidy: allow size: a table
     const fn family(self) -> Family {
         use Of::{Listener, Process, Service};
         let (name, of, words, help) = match self {
