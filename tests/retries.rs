@@ -78,7 +78,7 @@ fn attempts_and_large_bodies_bound_retries() {
             config,
             json!({"retry": {"codes": [503], "attempts": 3, "backoff": "1ms"}}),
         );
-        config["services"][0]["replayBytesMax"] = json!(1000);
+        config["services"][0]["replayBytesMax"] = json!(20_000);
     });
     assert_eq!(raw::get(web, "/").status, 503);
     assert_eq!(sick.count(), 4);
@@ -92,7 +92,7 @@ fn attempts_and_large_bodies_bound_retries() {
     // A body too large to be kept is sent once.
     assert_eq!(
         Raw::connect(web)
-            .request("POST", "/", &[], &vec![b'x'; 100_000])
+            .request("POST", "/", &[], &vec![b'x'; 200_000])
             .status,
         503
     );

@@ -82,9 +82,14 @@ def many(to):
 def deadline(to):
     error = fails(lambda: to.unary_unary("/weft.Test/Slow")(b"", timeout=0.5))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED, error
-    call = to.unary_unary("/weft.Test/Slow").future(b"", timeout=20)
-    call.cancel()
-    assert call.cancelled()
+    # Cancelled in the middle of a conversation, so that it has certainly begun.
+    say = queue.Queue()
+    talk = to.stream_stream("/weft.Test/Chat")(iter(say.get, None), timeout=20)
+    say.put(b"hello")
+    assert next(talk) == b"you said hello"
+    talk.cancel()
+    assert fails(lambda: next(talk)).code() is grpc.StatusCode.CANCELLED
+    say.put(None)
 
 
 def method(to):

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -14,7 +16,7 @@ use tempfile::TempDir;
 use crate::metrics::Metrics;
 use crate::process::{Program, Signal};
 use crate::raw::{Answer, Raw};
-use crate::{eventually, port, root};
+use crate::{PATIENCE, eventually, port, root};
 
 /// A binary to test in place of the one that cargo builds.
 const BINARY: &str = "WEFT_PROXY";
@@ -169,10 +171,23 @@ impl Proxy {
     /// Waits until as many requests ended for `cause`; a request is recorded after its answer.
     #[track_caller]
     pub fn counts(&self, cause: &str, expected: f64) {
-        let what = format!("{expected} requests with cause {cause}");
-        eventually(&what, || (self.requests(cause) >= expected).then_some(()));
+        let deadline = Instant::now() + PATIENCE;
+        while self.requests(cause) < expected && Instant::now() < deadline {
+            sleep(Duration::from_millis(10));
+        }
         let counted = self.requests(cause);
-        assert!((counted - expected).abs() < 0.5, "{what}, but {counted}");
+        assert!(
+            (counted - expected).abs() < 0.5,
+            "{counted} requests rather than {expected} ended with {cause}:\n{}",
+            self.page("weft_requests_total")
+        );
+    }
+
+    /// The samples of one metric, as the proxy writes them.
+    fn page(&self, name: &str) -> String {
+        let text = self.ask("/metrics").text();
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     pub fn signal(&self, signal: Signal) {

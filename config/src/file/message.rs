@@ -4,7 +4,7 @@
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
-use crate::nearest::suggestion;
+use crate::nearest::{nearest, suggestion};
 
 /// `error` is serde's, for the value at `path` of `tree`.
 pub(super) fn explain(error: &str, path: &Path, tree: &Value) -> String {
@@ -16,20 +16,34 @@ pub(super) fn explain(error: &str, path: &Path, tree: &Value) -> String {
     }
 }
 
-fn reword(error: &str, value: Option<&Value>) -> String {
+/// The field that was probably meant, if the error is an unknown one.
+pub(super) fn meant(error: &str) -> Option<String> {
+    let (given, allowed) = unknown(error).filter(|_| is_field(error))?;
+    nearest(given, allowed).map(str::to_owned)
+}
+
+fn is_field(error: &str) -> bool {
+    error.starts_with("unknown field")
+}
+
+/// What was given and what is allowed, if the error is of such a kind.
+fn unknown(error: &str) -> Option<(&str, Vec<&str>)> {
+    if !is_field(error) && !error.starts_with("unknown variant") {
+        return None;
+    }
     let names = quoted(error);
-    if error.starts_with("unknown field") || error.starts_with("unknown variant") {
-        let Some((given, allowed)) = names.split_first() else {
-            return error.to_owned();
-        };
-        // The generated code takes `snake_case` fields as well; one spelling is enough to show.
-        let is_field = error.starts_with("unknown field");
-        let allowed: Vec<&str> = allowed
-            .iter()
-            .copied()
-            .filter(|name| !is_field || !name.contains('_'))
-            .collect();
-        let what = if is_field {
+    let (given, allowed) = names.split_first()?;
+    // The generated code takes `snake_case` fields as well; one spelling is enough to show.
+    let allowed = allowed
+        .iter()
+        .copied()
+        .filter(|name| !is_field(error) || !name.contains('_'));
+    Some((given, allowed.collect()))
+}
+
+fn reword(error: &str, value: Option<&Value>) -> String {
+    if let Some((given, allowed)) = unknown(error) {
+        let what = if is_field(error) {
             "is not a field"
         } else {
             "is not possible"

@@ -4,7 +4,10 @@
 //!
 //! serde stops at the first mistake. So each one found is noted, the offending
 //! field is taken out of the tree, and the rest is read again, until nothing is
-//! wrong any more. Mistakes are few; a file without one is read once.
+//! wrong any more. Mistakes are few; a file without one is read once. A misspelt
+//! field is taken for the one that was probably meant, or one wrong letter in a
+//! `name` would be followed by complaints that it is missing, and that nothing of
+//! that name is there.
 
 mod message;
 
@@ -173,7 +176,10 @@ fn read_tree(mut tree: Value) -> (wire::Config, Vec<ConfigError>) {
                 path: shown,
             });
         }
-        if mistakes.len() > ERRORS_MAX || !take_out(&mut tree, &path, attempts) {
+        let meant = message::meant(&error.inner().to_string());
+        if mistakes.len() > ERRORS_MAX
+            || !(rename(&mut tree, &path, meant) || take_out(&mut tree, &path, attempts))
+        {
             return (wire::Config::default(), mistakes);
         }
     }
@@ -183,6 +189,30 @@ fn read_tree(mut tree: Value) -> (wire::Config, Vec<ConfigError>) {
 fn shown(path: &Path) -> String {
     let text = path.to_string();
     if text == "." { String::new() } else { text }
+}
+
+/// Gives the field at `path` the name that was meant, unless that is there too.
+/// False: it cannot be done.
+fn rename(tree: &mut Value, path: &Path, meant: Option<String>) -> bool {
+    let mut segments: Vec<&Segment> = path.iter().collect();
+    let (Some(Segment::Map { key }), Some(meant)) = (segments.pop(), meant) else {
+        return false;
+    };
+    let owner = segments
+        .into_iter()
+        .try_fold(tree, |node, segment| step(node, segment));
+    let Some(Value::Object(map)) = owner else {
+        return false;
+    };
+    // The generated code takes `snake_case` as well.
+    let is_meant = |name: &String| name.replace('_', "").eq_ignore_ascii_case(&meant);
+    if map.keys().any(is_meant) {
+        return false;
+    }
+    match map.remove(key) {
+        Some(value) => map.insert(meant, value).is_none(),
+        None => false,
+    }
 }
 
 /// Removes what is at `path`, or puts something harmless in its place. False: it

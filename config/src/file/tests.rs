@@ -164,6 +164,35 @@ routes:
     );
 }
 
+/// One misspelt `name` brought three errors, of which two were not true.
+#[test]
+fn a_misspelt_field_is_one_mistake() {
+    for (from, to, path) in [
+        ("- name: catalogue", "- nmae: catalogue", "services[0].nmae"),
+        ("- name: web", "- nam: web", "listeners[0].nam"),
+        (
+            "address: \"10.0.0.1:80\"",
+            "adress: \"10.0.0.1:80\"",
+            "services[0].endpoints[0].adress",
+        ),
+        ("listeners:", "listenrs:", "listenrs"),
+        (
+            "[{name: catalogue}]",
+            "[{nmae: catalogue}]",
+            "routes[0].rules[0].backendRefs[0].nmae",
+        ),
+    ] {
+        assert!(VALID.contains(from), "{from}");
+        expect(&VALID.replace(from, to), path, "did you mean");
+    }
+    // What the field says is still looked at, and the right one is not replaced.
+    let twice = VALID.replace("- name: cart", "- name: cart\n  nmae: 5");
+    expect(&twice, "services[1].nmae", "did you mean");
+    let wrong = VALID.replace("- name: cart", "- nmae: 5");
+    let paths: Vec<_> = mistakes(&wrong).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths, ["services[1].nmae", "services[1].name"]);
+}
+
 #[test]
 fn json_is_taken_too() {
     let config = parse(r#"{"listeners": [{"name": "web", "address": "[::]:80", "protocol": "tcp", "service": "a"}], "services": [{"name": "a"}]}"#)

@@ -557,29 +557,70 @@ fn answer(endpoint: &Arc<EndpointState>, millis: u64, now: Nanos) {
 }
 
 #[test]
-fn p2c_takes_the_cheaper() {
+fn peak_ewma_prefers_the_cheaper_with_the_odds_of_inverse_squares() {
+    // Milliseconds and requests in flight of two; the share of the first.
+    for (first, second, share) in [
+        ((10, 0), (10, 0), 0.5),
+        ((10, 0), (20, 0), 0.8),
+        ((20, 0), (10, 0), 0.2),
+        ((10, 0), (100, 0), 100.0 / 101.0),
+        // 20 ms against 25, then 30 against 25.
+        ((10, 1), (25, 0), 625.0 / 1025.0),
+        ((10, 2), (25, 0), 625.0 / 1525.0),
+    ] {
+        let endpoints = weighted(&[1; 2]);
+        let set = set(&endpoints, &balancer(Algorithm::PeakEwma));
+        let mut in_flight = Vec::new();
+        for (endpoint, (millis, requests)) in endpoints.iter().zip([first, second]) {
+            answer(endpoint, millis, at(0));
+            in_flight.extend((0..requests).map(|_| endpoint.begin(at(0))));
+        }
+        let found = shares(&set, &endpoints, 60_000, at(0), &[])[0];
+        assert_shares(&[found], &[share], 0.01, &format!("{first:?} {second:?}"));
+    }
+}
+
+#[test]
+fn least_request_takes_the_idler_and_does_not_look_at_latency() {
     let endpoints = weighted(&[1; 2]);
-    let ewma = set(&endpoints, &balancer(Algorithm::PeakEwma));
+    let set = set(&endpoints, &balancer(Algorithm::LeastRequest));
     answer(&endpoints[0], 10, at(0));
     answer(&endpoints[1], 25, at(0));
-    assert_eq!(shares(&ewma, &endpoints, 100, at(0), &[]), [1.0, 0.0]);
-    let _one = endpoints[0].begin(at(0));
-    assert_eq!(
-        shares(&ewma, &endpoints, 100, at(0), &[]),
-        [1.0, 0.0],
-        "20 ms against 25"
-    );
-    let _two = endpoints[0].begin(at(0));
-    assert_eq!(
-        shares(&ewma, &endpoints, 100, at(0), &[]),
-        [0.0, 1.0],
-        "30 ms against 25"
-    );
-    // Least request does not look at latency.
-    let least = set(&endpoints, &balancer(Algorithm::LeastRequest));
-    assert_eq!(shares(&least, &endpoints, 100, at(0), &[]), [0.0, 1.0]);
+    let even = shares(&set, &endpoints, 60_000, at(0), &[]);
+    assert_shares(&even, &[0.5, 0.5], 0.01, "a tie");
+    let _two: Vec<_> = (0..2).map(|_| endpoints[0].begin(at(0))).collect();
+    assert_eq!(shares(&set, &endpoints, 100, at(0), &[]), [0.0, 1.0]);
     let _three: Vec<_> = (0..3).map(|_| endpoints[1].begin(at(0))).collect();
-    assert_eq!(shares(&least, &endpoints, 100, at(0), &[]), [1.0, 0.0]);
+    assert_eq!(shares(&set, &endpoints, 100, at(0), &[]), [1.0, 0.0]);
+}
+
+/// One peak of one of two equals once kept everything from it for seconds.
+#[test]
+fn equals_share_evenly_at_a_low_rate() {
+    const PER_SECOND: u64 = 45;
+    const WINDOW: u64 = 5 * PER_SECOND;
+    for seed in 0..20 {
+        let endpoints = weighted(&[1; 2]);
+        let set = set(&endpoints, &balancer(Algorithm::PeakEwma));
+        let mut random = SmallRng::seed_from_u64(seed);
+        // Whether each request of a minute went to the first.
+        let mut hits = Vec::new();
+        for request in 0..60 * PER_SECOND {
+            let now = at(request * 1_000 / PER_SECOND);
+            let pick = set.pick(now, &mut random, None, &[]).expect("a pick");
+            hits.push(Arc::ptr_eq(pick.endpoint, &endpoints[0]));
+            let latency = Duration::from_micros(random.random_range(1_000..5_000));
+            let request = pick.endpoint.begin(now);
+            request.finish(Outcome::Success, latency, now + latency);
+        }
+        for (start, window) in hits.windows(WINDOW as usize).enumerate() {
+            let share = window.iter().filter(|hit| **hit).count() as f64 / WINDOW as f64;
+            assert!(
+                (0.3..0.7).contains(&share),
+                "seed {seed}, from request {start}: {share}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -594,11 +635,9 @@ fn a_new_endpoint_is_tried_at_once_but_not_buried() {
         "whenever it is drawn: {idle}"
     );
     let _first = endpoints[2].begin(at(0));
-    assert_eq!(
-        shares(&set, &endpoints, 3_000, at(0), &[])[2],
-        0.0,
-        "until it answers"
-    );
+    // 1 s against 10 ms: one in 10,000 of the draws that it is in.
+    let busy = shares(&set, &endpoints, 3_000, at(0), &[])[2];
+    assert!(busy < 0.002, "until it answers: {busy}");
 }
 
 #[test]
@@ -608,10 +647,14 @@ fn p2c_turns_from_what_cannot_be_reached_and_comes_back() {
     for endpoint in &endpoints {
         answer(endpoint, 1, at(0));
     }
-    endpoints[0]
-        .begin(at(0))
-        .finish(Outcome::Unreachable, Duration::from_micros(50), at(0));
-    assert_eq!(shares(&set, &endpoints, 1_000, at(1), &[])[0], 0.0);
+    // 10 ms against 1, then 20: by the odds of the squares, where it is drawn.
+    for share in [2.0 / 3.0 / 101.0, 2.0 / 3.0 / 401.0] {
+        let refused = Duration::from_micros(50);
+        let request = endpoints[0].begin(at(0));
+        request.finish(Outcome::Unreachable, refused, at(0));
+        let found = shares(&set, &endpoints, 60_000, at(1), &[])[0];
+        assert_shares(&[found], &[share], 0.002, "cannot be reached");
+    }
     for now in (0..40_000).step_by(100) {
         answer(&endpoints[1], 1, at(now));
         answer(&endpoints[2], 1, at(now));
@@ -636,7 +679,11 @@ fn a_heavy_slow_endpoint_loses_its_weight() {
     let set = set(&endpoints, &balancer(Algorithm::PeakEwma));
     answer(&endpoints[0], 100, at(0));
     answer(&endpoints[1], 10, at(0));
-    assert_eq!(shares(&set, &endpoints, 1_000, at(0), &[]), [0.0, 1.0]);
+    // The heavy one is drawn twice 9 times of 16, and then keeps (2·10/100)² of
+    // the tries; both are drawn 6 times of 16, and it wins 1 of 101.
+    let heavy = 9.0 / 16.0 * 0.04 + 6.0 / 16.0 / 101.0;
+    let found = shares(&set, &endpoints, 60_000, at(0), &[]);
+    assert_shares(&found, &[heavy, 1.0 - heavy], 0.005, "100 ms against 10");
 }
 
 #[test]
