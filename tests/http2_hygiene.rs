@@ -65,7 +65,7 @@ fn refused() -> Vec<Fields> {
         replaced(":path", "/a b"),
         replaced(":path", "/a\r\nX: y"),
         replaced(":path", "no-slash"),
-        replaced(":path", "/#fragment"),
+        // Not `/#fragment`: the `http` crate drops a fragment before anybody sees it.
         replaced(":method", "G ET"),
         replaced(":method", "GET / HTTP/1.1\r\nX: y"),
         replaced(":authority", "a b"),

@@ -286,6 +286,8 @@ fn requests_wait_for_a_connection_and_no_more_than_may() {
     let (held, release) = holding();
     let (web, proxy) = setting(&[held.address], |config| {
         config["services"][0]["limits"] = json!({"connectionsMax": 1, "pendingMax": 1});
+        // Within a worker the connection itself is handed on; between two, its place.
+        config["settings"]["workers"] = json!(1);
     });
     let mut clients = held_clients(web, 1);
     eventually("one request upstream", || (held.count() == 1).then_some(()));

@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -27,6 +27,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const SHED_STEP: usize = 16;
 /// Connections still accepted, at most, once an accept loop was told to end.
 const LAST_ACCEPTS_MAX: usize = 8192;
+/// Once nothing is accepted any more, a connection idle for this long (twice
+/// at most) is closed: a request on the wire would have come by now.
+const IDLE_LEAVES: Duration = Duration::from_secs(5);
 /// How often idle upstream connections are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Commands under way to one worker; the sender waits beyond that.
@@ -73,6 +76,7 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>) {
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     let mut phase = worker.shared.drain.subscribe();
     let mut closing = false;
+    let mut leaving: Option<(Instant, u64)> = None;
     loop {
         tokio::select! {
             command = commands.recv() => match command {
@@ -85,6 +89,7 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 }
                 Some(Command::StopAccepting) => {
                     stop(accepting.drain().flat_map(|(_, tasks)| tasks).collect()).await;
+                    leaving = Some((Instant::now(), worker.leases.now()));
                 }
                 None => break,
             },
@@ -93,6 +98,12 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 worker.leases.shed(usize::MAX);
             }
             _ = sweep.tick() => {
+                if let Some((since, moment)) = &mut leaving
+                    && since.elapsed() >= IDLE_LEAVES
+                {
+                    worker.leases.shed_since(*moment);
+                    (*since, *moment) = (Instant::now(), worker.leases.now());
+                }
                 let runtime = worker.shared.runtime.load();
                 worker.pool.sweep(|pool_id| idle_timeout(&runtime, pool_id));
                 worker.series.renew(runtime.generation);

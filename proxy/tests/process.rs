@@ -430,6 +430,28 @@ fn a_drain_ends_under_steady_new_connections_and_loses_none() {
 }
 
 #[test]
+fn a_drain_ends_idle_connections_long_before_its_deadline() {
+    let mut proxy = Proxy::new("idle");
+    let text = std::fs::read_to_string(proxy.config()).unwrap();
+    proxy.write(&text.replace("quiet: 100ms, timeout: 5s", "quiet: 100ms, timeout: 1m"));
+    proxy.start(&[]);
+    let mut idle = TcpStream::connect(proxy.web).unwrap();
+    idle.set_read_timeout(Some(PATIENCE)).unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+        .unwrap();
+    let mut answer = [0; 512];
+    assert!(idle.read(&mut answer).unwrap() > 0);
+    let start = Instant::now();
+    proxy.signal("-TERM");
+    let mut rest = Vec::new();
+    let _ = idle.read_to_end(&mut rest);
+    let took = start.elapsed();
+    assert!(took > Duration::from_secs(5), "{took:?}: no sooner");
+    assert_eq!(proxy.wait(), Some(0));
+    assert!(!proxy.log().contains("drain.timeout has passed"));
+}
+
+#[test]
 fn an_upgrade_socket_that_cannot_be_is_said_before_the_old_process_leaves() {
     let mut proxy = Proxy::new("no-socket");
     let path = proxy.dir.join("upgrade");

@@ -8,6 +8,10 @@ use std::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
+/// Added to the time of opaque connections: they are never known to be between
+/// two requests, so they go last, and none only because it rests.
+const OPAQUE: u64 = 1 << 63;
+
 /// One connection's claim on its descriptor.
 #[derive(Debug, Default)]
 pub struct Lease {
@@ -61,6 +65,12 @@ impl Held {
         let now = self.leases.ticks.fetch_add(1, Ordering::Relaxed) + 1;
         self.lease.idle_since.store(now, Ordering::Relaxed);
     }
+
+    /// Of an opaque connection: bytes have just passed.
+    pub fn set_resting(&self) {
+        let now = self.leases.ticks.fetch_add(1, Ordering::Relaxed) + 1;
+        self.lease.idle_since.store(now | OPAQUE, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Held {
@@ -77,6 +87,24 @@ impl Leases {
             leases: Arc::clone(self),
             index,
             lease,
+        }
+    }
+
+    /// This moment, for `shed_since`.
+    pub fn now(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    /// Tells those to close that have been idle since `moment` or longer, but
+    /// no opaque ones.
+    pub fn shed_since(&self, moment: u64) {
+        let all = self.all.lock();
+        for (_, lease) in all.iter() {
+            let since = lease.idle_since.load(Ordering::Relaxed);
+            if since > 0 && since <= moment {
+                lease.evicted.store(true, Ordering::Relaxed);
+                lease.waker.wake();
+            }
         }
     }
 
@@ -121,7 +149,15 @@ mod tests {
         assert_eq!(evicted, [false, false, true, false]);
         assert_eq!(leases.shed(9), 1);
         assert_eq!(leases.shed(9), 0);
-        drop(held);
+        let opaque = leases.hold();
+        opaque.set_resting();
+        held[1].set_idle();
+        let moment = leases.now();
+        held[3].set_idle();
+        leases.shed_since(moment);
+        let evicted = |lease: &Held| lease.evicted.load(Ordering::Relaxed);
+        assert!(evicted(&held[1]) && !evicted(&held[3]) && !evicted(&opaque));
+        drop((held, opaque));
         assert!(leases.all.lock().is_empty());
     }
 }

@@ -181,7 +181,7 @@ pub async fn join(
     let idle_timeout = listener.config.tcp_idle_timeout;
     let mut timer = Timer::default();
     timer.set(idle_timeout.map(|idle| started + idle));
-    connection.lease.set_idle();
+    connection.lease.set_resting();
     let cause = std::future::poll_fn(|cx| {
         let before = upload.bytes + download.bytes;
         match upload.poll(cx, &mut down, &mut up) {
@@ -198,7 +198,7 @@ pub async fn join(
             return Poll::Ready(Cause::Answered);
         }
         if upload.bytes + download.bytes != before {
-            connection.lease.set_idle();
+            connection.lease.set_resting();
             timer.set(idle_timeout.map(|idle| Instant::now() + idle));
         }
         if connection.lease.poll_evicted(cx).is_ready() {
