@@ -12,6 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use weft_tests::config::front;
 use weft_tests::curl::curl;
+use weft_tests::frames::{self, Frames};
 use weft_tests::nginx::Nginx;
 use weft_tests::proxy::Proxy;
 use weft_tests::raw::Raw;
@@ -402,10 +403,10 @@ fn a_client_that_does_not_read_stops_its_upstream() {
     for http2 in [false, true] {
         let mut raw = Raw::connect(web);
         if http2 {
-            raw.send(weft_tests::frames::PREFACE);
-            let block = weft_tests::frames::block(&weft_tests::frames::get("/"));
-            raw.send(weft_tests::frames::frame(4, 0, 0, b""));
-            raw.send(weft_tests::frames::frame(1, 5, 1, &block));
+            raw.send(frames::PREFACE);
+            let block = frames::block(&frames::get("/"));
+            raw.send(frames::frame(4, 0, 0, b""));
+            raw.send(frames::frame(1, 5, 1, &block));
         } else {
             raw.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
         }
@@ -454,4 +455,46 @@ fn a_large_head_of_an_answer_passes() {
     ] {
         assert_eq!(length, Some(20_000));
     }
+}
+
+/// The same for a tunnel in one stream of an HTTP/2 connection (RFC 9113 §8.5).
+#[test]
+fn connect_over_http2_makes_a_tunnel() {
+    let address = upstream::opaque(|mut stream: TcpStream| {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"CONNECT far:443 HTTP/1.1\r\n"));
+        let _ = stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\nhello ");
+        let mut copy = stream.try_clone().expect("a socket can be cloned");
+        let _ = std::io::copy(&mut stream, &mut copy);
+    });
+    let web = port::free_address();
+    let _proxy = Proxy::start(front(web, &[address]));
+    let mut client = Frames::connect(web);
+    let fields = [(":method", "CONNECT"), (":authority", "far:443")];
+    client.request(1, 0, &fields).expect("it is read");
+    assert_eq!(client.status_of(1), Some(200));
+    let mut heard = Vec::new();
+    let mut hear = |client: &mut Frames, wanted: &[u8]| {
+        while heard.len() < wanted.len() {
+            let frame = client.find(|frame| frame.kind == frames::DATA && frame.stream == 1);
+            heard.extend(frame.expect("it is open").payload);
+        }
+        assert_eq!(heard, wanted);
+        heard.clear();
+    };
+    hear(&mut client, b"hello ");
+    for word in [&b"one"[..], b"GET / HTTP/1.1\r\n\r\n"] {
+        client.send(frames::DATA, 0, 1, word).expect("it is read");
+        hear(&mut client, word);
+    }
+    client
+        .send(frames::DATA, frames::END_STREAM, 1, b"last")
+        .expect("it is read");
+    hear(&mut client, b"last");
+    let end = client.find(|frame| frame.stream == 1 && frame.flags & frames::END_STREAM != 0);
+    assert!(end.is_some(), "its end does not arrive");
 }

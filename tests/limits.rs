@@ -1,6 +1,7 @@
 //! Limits and bad behaviour: slow clients, bombs and floods, more connections than descriptors. The
 //! proxy answers or closes, counts it, and goes on serving everybody else.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use weft_tests::frames::{self, END_STREAM, Frames};
 use weft_tests::process::{Program, Signal};
 use weft_tests::proxy::{Proxy, binary};
 use weft_tests::raw::{self, Raw};
-use weft_tests::upstream::{self, Upstream};
+use weft_tests::upstream::{self, Then, Upstream};
 use weft_tests::{eventually, http2, port};
 
 /// What the proxy may grow by under any attack here.
@@ -92,6 +93,57 @@ fn slow_bodies_are_ended() {
     let _ = client.send(frames::DATA, 0, 1, b"first");
     assert!(matches!(client.status_of(1), Some(408) | None));
     proxy.counts("request_slow", 2.0);
+}
+
+/// A client that stops reading does not hold its upstream for good, in either version.
+#[test]
+fn stalled_readers_are_ended() {
+    let upstream = Upstream::start(|_, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1099511627776\r\n\r\n");
+        let piece = vec![b'x'; 64 << 10];
+        while stream.write_all(&piece).is_ok() {}
+        Then::Close
+    });
+    let web = port::free_address();
+    let mut config = front(web, &[upstream.address]);
+    config["listeners"][0]["http"] = json!({"bodyIdleTimeout": "400ms"});
+    let proxy = Proxy::start(config);
+    let mut raw = Raw::connect(web);
+    raw.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut client = Frames::connect(web);
+    client
+        .request(1, END_STREAM, &frames::get("/"))
+        .expect("it is read");
+    proxy.counts("downstream_stalled", 2.0);
+    eventually("the upstream being free", || {
+        (upstream.open() == 0).then_some(())
+    });
+    // The stream is ended, the connection is as good as before.
+    let reset = client.find(|frame| frame.kind == frames::RST_STREAM);
+    assert_eq!(reset.map(|frame| frame.stream), Some(1));
+}
+
+/// Nor does an upstream that stops in the middle of its answer hold the client.
+#[test]
+fn stalled_answers_are_ended() {
+    let upstream = Upstream::start(|_, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+        let mut byte = [0];
+        let _ = std::io::Read::read(stream, &mut byte);
+        Then::Close
+    });
+    let web = port::free_address();
+    let mut config = front(web, &[upstream.address]);
+    config["listeners"][0]["http"] = json!({"bodyIdleTimeout": "400ms"});
+    let proxy = Proxy::start(config);
+    let mut raw = Raw::connect(web);
+    raw.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(raw.head().status, 200);
+    assert_eq!(raw.closed(), b"half");
+    eventually("the upstream being free", || {
+        (upstream.open() == 0).then_some(())
+    });
+    assert!(proxy.requests("answered") < 0.5, "it was not whole");
 }
 
 #[test]

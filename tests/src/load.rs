@@ -309,3 +309,53 @@ async fn http2_request(
     }
     Err(format!("{status} {:?}", String::from_utf8_lossy(&text)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::{Then, Upstream, answer};
+
+    /// Whatever goes wrong once in a hundred requests is seen, or a test that counts 0 proves nothing.
+    #[test]
+    fn losses_are_counted() {
+        type Fault = fn(&mut std::net::TcpStream) -> Then;
+        let faults: [(&str, Fault); 4] = [
+            ("closed before", |_| Then::Close),
+            ("exchanged", |stream| {
+                answer(stream, 200, &[], b"/load/of another");
+                Then::Keep
+            }),
+            ("failed", |stream| {
+                answer(stream, 503, &[], b"no");
+                Then::Keep
+            }),
+            ("reset", |_| Then::Reset),
+        ];
+        for (name, fault) in faults {
+            let upstream = Upstream::start(move |seen, stream| {
+                if seen.target().ends_with("50") {
+                    return fault(stream);
+                }
+                answer(stream, 200, &[], seen.target().as_bytes());
+                Then::Keep
+            });
+            let load = Load::start(upstream.address, Mode::KeepAlive, 2);
+            load.goes_on(400);
+            let tally = load.stop();
+            assert!(
+                tally.failed >= 3 && tally.sent == tally.good + tally.failed,
+                "{name}: {tally:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn refusals_are_counted() {
+        for mode in [Mode::KeepAlive, Mode::ConnectEach, Mode::Http2(2)] {
+            let load = Load::start(crate::port::free_address(), mode, 1);
+            load.goes_on(3);
+            let tally = load.stop();
+            assert!(tally.good == 0 && tally.failed >= 3, "{mode:?}: {tally:?}");
+        }
+    }
+}

@@ -16,7 +16,7 @@ const HEADER_BYTES_LOWEST: u32 = 1024;
 const HEADER_BYTES_HIGHEST: u32 = 1024 * 1024;
 const HEADERS: u32 = 100;
 /// `http::HeaderMap` holds 24,576 and fails beyond; nobody needs a tenth of it.
-const HEADERS_HIGHEST: u32 = 2048;
+const HEADERS_HIGHEST: u32 = 256;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

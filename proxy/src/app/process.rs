@@ -32,6 +32,10 @@ use crate::worker::{Command, WorkerHandle};
 const TLS_POLL_INTERVAL: Duration = Duration::from_secs(1);
 const EXPIRY_WARN_INTERVAL: Duration = Duration::from_secs(12 * 3600);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(300);
+/// How long a start waits for the first answers of DNS, and how often it looks.
+const FIRST_ANSWERS_MAX: Duration = Duration::from_secs(3);
+const FIRST_ANSWERS_STEP: Duration = Duration::from_millis(5);
+
 /// How long workers may take to act on a command before we go on without.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const SETTLE_STEP: Duration = Duration::from_millis(1);
@@ -129,13 +133,14 @@ impl Process {
         taken: Option<Taken>,
     ) -> Result<(), HandoverError> {
         let runtime = self.shared.runtime.load_full();
+        self.upkeep.apply(&self.shared);
+        first_answers(&runtime).await;
         self.listen(&runtime, &HashSet::new()).await;
         settle(&self.workers).await;
         self.shared.ready.store(true, Ordering::Relaxed);
         // Not earlier: the old one's probes may reach us.
         let stop = Arc::clone(&self.admin_stop);
         tokio::spawn(admin::serve(admin, Arc::clone(&self.control), stop));
-        self.upkeep.apply(&self.shared);
         self.note_bound(&runtime);
         certificates::warn_of_expiry(&runtime);
         let takes_over = taken.is_some();
@@ -480,4 +485,17 @@ pub fn socket_errors(errors: &[(Arc<str>, SocketError)]) -> Vec<String> {
         .iter()
         .map(|(name, error)| format!("listener \"{name}\": {}", with_sources(error)))
         .collect()
+}
+
+/// Waits a little for services that only DNS gives endpoints to: whoever is let
+/// in before would find nobody.
+async fn first_answers(runtime: &Runtime) {
+    let awaited = || {
+        let mut services = runtime.services.iter();
+        services.any(|service| service.config.dns.is_some() && service.endpoints.load().is_empty())
+    };
+    let limit = tokio::time::Instant::now() + FIRST_ANSWERS_MAX;
+    while awaited() && tokio::time::Instant::now() < limit {
+        tokio::time::sleep(FIRST_ANSWERS_STEP).await;
+    }
 }

@@ -148,6 +148,20 @@ impl Stream {
         self.tcp().local_addr()
     }
 
+    /// The version that TLS agreed on; empty without TLS.
+    pub fn tls_version(&self) -> &'static str {
+        let version = match self {
+            Self::Plain(_) => None,
+            Self::ServerTls(tls) => tls.get_ref().1.protocol_version(),
+            Self::ClientTls(tls) => tls.get_ref().1.protocol_version(),
+        };
+        match version {
+            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "",
+        }
+    }
+
     /// The application protocol that TLS agreed on.
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {

@@ -12,6 +12,7 @@ use weft_config::snapshot::Scheme;
 use super::Connection;
 use super::connect::{ConnectError, Dial, Upstream};
 use super::forward::{Forward, earliest, outcome_of};
+use super::http1::cause_of;
 use super::request::Incoming;
 use crate::logic::balance::{EndpointState, InFlight, Outcome};
 use crate::logic::cause::Cause;
@@ -130,6 +131,16 @@ impl TryFailed {
         self
     }
 
+    /// What balancing and outlier detection learn of the endpoint.
+    pub fn outcome(&self) -> Outcome {
+        match self.cause {
+            Cause::ConnectFailed | Cause::ConnectTimeout | Cause::UpstreamTls => {
+                Outcome::Unreachable
+            }
+            _ => Outcome::Failure,
+        }
+    }
+
     pub fn detail(&self) -> &str {
         self.error.as_deref().unwrap_or("")
     }
@@ -173,7 +184,7 @@ impl Forward<'_> {
             }
             Err(failed) => {
                 if failed.cause.is_upstream_failure() {
-                    in_flight.finish(Outcome::Failure, latency, now);
+                    in_flight.finish(failed.outcome(), latency, now);
                 } else {
                     in_flight.abandon(now);
                 }
@@ -392,7 +403,8 @@ fn is_unasked(head: &ResponseHead, incoming: &Incoming) -> bool {
 
 fn downstream_failed(error: &StreamError) -> TryFailed {
     let cause = match error {
-        StreamError::Malformed(_) | StreamError::LengthMismatch => Cause::Rejected,
+        StreamError::Malformed(reject) => cause_of(*reject),
+        StreamError::LengthMismatch => Cause::Rejected,
         _ => Cause::DownstreamGone,
     };
     let mut failed = TryFailed::new(cause, None).because(error);

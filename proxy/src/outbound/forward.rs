@@ -23,7 +23,7 @@ use crate::logic::balance::{EndpointState, Outcome, Rotation, hash_key};
 use crate::logic::cause::Cause;
 use crate::logic::limit::{Resource, try_acquire};
 use crate::logic::outlier;
-use crate::logic::retry::{self, Decision, FailedTry, Failure, Retried};
+use crate::logic::retry::{self, Decision, FailedTry, Failure, Reason, Retried};
 use crate::logic::time::Nanos;
 use crate::net::http::exchange::{Replay, Transfer};
 use crate::net::http::message::{BodyLength, ResponseHead, Side};
@@ -149,6 +149,17 @@ impl<'a> Forward<'a> {
             self.metrics()
                 .shed(&self.target.service.config.name, limit.label());
         }
+        if matches!(
+            cause,
+            Cause::Rejected | Cause::HeaderTooLarge | Cause::BodyTooLarge | Cause::RequestSlow
+        ) {
+            let reason = if detail.is_empty() {
+                cause.label()
+            } else {
+                detail
+            };
+            self.metrics().rejected(&self.connection.listener, reason);
+        }
         let answer = Answer::of(cause, detail);
         let (side, incoming, record) = (&mut *self.side, self.incoming, &mut *self.record);
         record.bytes_in = self.upload.bytes;
@@ -166,8 +177,13 @@ impl<'a> Forward<'a> {
                 Ok(answered) => match failure_of(&answered.head) {
                     Some(failure) if self.policy().is_some() => {
                         let decision = self.decide(failure);
-                        if !matches!(decision, Decision::Free | Decision::Budgeted) {
-                            return Ok(answered);
+                        match decision {
+                            Decision::Free | Decision::Budgeted => {}
+                            // XBackendTrafficPolicy: over budget is a 503.
+                            Decision::No(Reason::BudgetUsed) => {
+                                return Err((Cause::BudgetSpent, ""));
+                            }
+                            Decision::No(_) => return Ok(answered),
                         }
                         let outcome = outcome_of(&answered.head);
                         self.judge(&endpoint, outcome);
@@ -186,7 +202,7 @@ impl<'a> Forward<'a> {
                 error = failure.detail(), "a try failed"
             );
             if failure.cause.is_upstream_failure() {
-                self.judge(&endpoint, Outcome::Failure);
+                self.judge(&endpoint, failure.outcome());
             }
             let Some(kind) = failure.kind else {
                 return Err((failure.cause, failure.reason));
@@ -194,6 +210,7 @@ impl<'a> Forward<'a> {
             let decision = self.decide(kind);
             match decision {
                 Decision::Free | Decision::Budgeted => self.again(decision).await?,
+                Decision::No(Reason::BudgetUsed) => return Err((Cause::BudgetSpent, "")),
                 Decision::No(reason) => return Err((failure.cause, reason.label())),
             }
             self.tried.push(endpoint.address());

@@ -172,7 +172,7 @@ fn incoming(head: RequestHead, tls: bool) -> Incoming {
     }
 }
 
-fn cause_of(reject: Reject) -> Cause {
+pub(super) fn cause_of(reject: Reject) -> Cause {
     match reject {
         Reject::Version => Cause::VersionUnsupported,
         Reject::TargetTooLong => Cause::UriTooLong,

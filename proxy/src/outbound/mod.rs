@@ -72,6 +72,8 @@ pub struct Connection {
     /// Where the client dialled.
     pub local: SocketAddr,
     pub tls: bool,
+    /// The version of the client's TLS; empty: none.
+    pub tls_version: &'static str,
     /// What upstreams are told of the client.
     pub origin: Origin,
     /// HTTP/2 streams that the client gave up before they were answered.
@@ -88,6 +90,7 @@ impl Connection {
             client: self.client,
             local: self.local,
             tls: self.tls,
+            tls_version: self.tls_version,
             origin: self.origin.clone(),
             abandoned: AtomicU32::new(0),
         }
@@ -137,6 +140,7 @@ pub async fn serve(worker: Arc<Worker>, name: Arc<str>, tcp: TcpStream, peer: So
         client: peer,
         local,
         tls: false,
+        tls_version: "",
         origin: Origin::new(peer, false),
         abandoned: AtomicU32::new(0),
     };
@@ -200,8 +204,9 @@ async fn serve_plain(
                 .ok_or("client_hello_timeout")??;
             opaque::serve(connection, listener, Stream::Plain(plain), name).await
         }
-        ListenerProtocol::Auto => serve_detected(connection, listener, plain).await,
+        // TLS that is asked for is required: nobody gets by without.
         _ if listener.tls.is_some() => serve_tls(connection, listener, plain).await,
+        ListenerProtocol::Auto => serve_detected(connection, listener, plain).await,
         _ => {
             let idle = config.http.idle_timeout;
             match detect::http_version(&connection, &mut plain, idle).await? {
@@ -219,7 +224,6 @@ async fn serve_detected(
     mut plain: Plain,
 ) -> Ended {
     match detect::first_speaker(&connection, listener, &mut plain).await? {
-        Detected::Tls if listener.tls.is_some() => serve_tls(connection, listener, plain).await,
         Detected::Tls => {
             let mut timer = Timer::default();
             timer.set(Some(deadline(listener.config.http.header_timeout)));
@@ -266,6 +270,7 @@ async fn serve_tls(
         Some(Ok(stream)) => Stream::ServerTls(Box::new(stream)),
     };
     connection.tls = true;
+    connection.tls_version = stream.tls_version();
     connection.origin = Origin::new(connection.client, true);
     if listener.config.protocol == ListenerProtocol::Tcp {
         return opaque::serve(connection, listener, stream, None).await;

@@ -131,8 +131,8 @@ pub async fn open(
             }
             Err(error) => {
                 last = error.cause();
-                in_flight.finish(Outcome::Failure, started.elapsed(), now);
-                super::forward::judge(connection, service, &endpoint, Outcome::Failure);
+                in_flight.finish(Outcome::Unreachable, started.elapsed(), now);
+                super::forward::judge(connection, service, &endpoint, Outcome::Unreachable);
             }
         }
     }
@@ -289,7 +289,7 @@ impl Told<'_> {
             bytes_in: self.bytes.0,
             bytes_out: self.bytes.1,
             request_id: "",
-            tls: if connection.tls { "TLS" } else { "" },
+            tls: connection.tls_version,
         });
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
+use http::uri::{Authority, PathAndQuery};
 use tokio::time::Instant;
 use weft_config::snapshot::Rule;
 
@@ -33,6 +34,8 @@ pub struct Record {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub request_id: Option<HeaderValue>,
+    /// What the client asked for, before any rewrite; for the log.
+    pub asked: Option<(Option<Authority>, PathAndQuery)>,
 }
 
 impl Record {
@@ -51,6 +54,7 @@ impl Record {
             bytes_in: 0,
             bytes_out: 0,
             request_id: None,
+            asked: None,
         }
     }
 
@@ -106,14 +110,19 @@ impl Record {
         incoming: &Incoming,
         duration: Duration,
     ) {
+        let parts = &incoming.parts;
+        let (authority, path) = match &self.asked {
+            Some((authority, path)) => (authority.as_ref(), path),
+            None => (parts.authority.as_ref(), &parts.path_and_query),
+        };
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
         connection.worker.shared.access_log.record(&Entry {
             time: SystemTime::now() - duration,
             listener: &current.listener.config.name,
             client: connection.client,
             method: incoming.parts.method.as_str(),
-            authority: incoming.parts.authority_str(),
-            path: incoming.parts.path_and_query.as_str(),
+            authority: authority.map_or("", Authority::as_str),
+            path: path.as_str(),
             protocol: incoming.protocol,
             status: self.status,
             cause: self.cause,
@@ -128,7 +137,7 @@ impl Record {
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             request_id: request_id.unwrap_or(""),
-            tls: if connection.tls { "TLS" } else { "" },
+            tls: connection.tls_version,
         });
     }
 }

@@ -132,6 +132,12 @@ pub async fn serve(
     let mut record = Record::new(Instant::now());
     let options = &current.listener.config.http;
     record.request_id = apply_request_id(&mut incoming.parts.headers, options);
+    if connection.worker.shared.access_log.is_on() {
+        record.asked = Some((
+            incoming.parts.authority.clone(),
+            incoming.parts.path_and_query.clone(),
+        ));
+    }
     let grpc = is_grpc(&incoming.head());
     let kept = match plan(connection, current, &mut incoming, &mut record) {
         Ok(target) => {
@@ -180,6 +186,18 @@ fn plan(
 ) -> Result<Target, Answer> {
     let listener = &current.listener.config;
     let policy = listener.http.forwarded;
+    let body_max = listener.http.body_bytes_max;
+    if let BodyLength::Known(length) = incoming.length
+        && body_max > 0
+        && length > body_max
+    {
+        let metrics = &connection.worker.shared.metrics;
+        metrics.rejected(&connection.listener, Cause::BodyTooLarge.label());
+        return Err(Answer::of(
+            Cause::BodyTooLarge,
+            "bodyBytesMax of the listener",
+        ));
+    }
     let (rule, entry) = match select(listener, &incoming.head(), None) {
         Selection::NotFound => return Err(Answer::of(Cause::NoRoute, "")),
         Selection::Service(id) => {

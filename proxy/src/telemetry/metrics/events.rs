@@ -22,7 +22,6 @@ pub enum Event {
     Http2Error,
     UpstreamOpened,
     UpstreamFailed,
-    UpstreamClosed,
     Retried,
     Shed,
     PanicPick,
@@ -51,7 +50,7 @@ struct Family {
 }
 
 impl Event {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 17] = [
         Self::Opened,
         Self::Closed,
         Self::Refused,
@@ -60,7 +59,6 @@ impl Event {
         Self::Http2Error,
         Self::UpstreamOpened,
         Self::UpstreamFailed,
-        Self::UpstreamClosed,
         Self::Retried,
         Self::Shed,
         Self::PanicPick,
@@ -123,12 +121,6 @@ impl Event {
                 Service,
                 ["reason", ""],
                 "Upstream connections that could not be opened.",
-            ),
-            Self::UpstreamClosed => (
-                "weft_upstream_connections_closed_total",
-                Service,
-                ["reason", ""],
-                "Upstream connections closed.",
             ),
             Self::Retried => (
                 "weft_retries_total",

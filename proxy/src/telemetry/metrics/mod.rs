@@ -152,12 +152,6 @@ impl Metrics {
             .count(Event::UpstreamFailed, service, [reason, ""], 1);
     }
 
-    /// An upstream connection was closed (`idle`, `stale`, `error`, `shed`, …).
-    pub fn upstream_closed(&self, service: &str, reason: &'static str) {
-        self.events
-            .count(Event::UpstreamClosed, service, [reason, ""], 1);
-    }
-
     /// A failed try and what was decided: its kind (`connect_failed`,
     /// `unprocessed`, `connection_died`, `try_timeout`, `status`,
     /// `grpc_status`) and `free`, `budgeted` or why it was not tried again.
