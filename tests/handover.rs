@@ -254,3 +254,45 @@ fn a_replacement_takes_a_new_configuration() {
     load.stop().none_lost();
     assert!((proxy.metrics().sum("weft_workers", &[]) - 3.0).abs() < 0.1);
 }
+
+/// Replicas restart, the configuration changes and the process is replaced, all at once and again.
+#[test]
+fn everything_at_once_loses_nothing() {
+    let mut upstreams = ["0", "1", "2"].map(Upstream::echo);
+    let web = port::free_address();
+    let mut config = config(web, upstreams[0].address);
+    config["services"][0]["endpoints"] = upstreams
+        .iter()
+        .map(|up| json!({"address": up.address.to_string()}))
+        .collect();
+    config["services"][0]["retryBudget"] = json!({"percent": 50});
+    let proxy = Proxy::start(config);
+    let file = proxy.config_path();
+    let _successors = Successors(file.clone());
+    let text = fs::read_to_string(&file).expect("it is there");
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    let modes = [Mode::KeepAlive, Mode::ConnectEach, Mode::Http2(8)];
+    let loads = modes.map(|mode| Load::start(web, mode, 4));
+    let mut pid = proxy.program.pid();
+    for round in 0..6 {
+        let address = upstreams[round % 3].address;
+        upstreams[round % 3].stop();
+        config["services"][0]["limits"] = json!({"requestsMax": 1000 + round});
+        weft_tests::proxy::write(&file, &config);
+        if round % 2 == 0 {
+            signal_pid(pid, Signal::HUP);
+        } else {
+            pid = replace(&file, pid);
+        }
+        for load in &loads {
+            load.goes_on(100);
+        }
+        upstreams[round % 3] = Upstream::echo_at(address, "back");
+        for load in &loads {
+            load.goes_on(100);
+        }
+    }
+    for load in loads {
+        load.stop().none_lost();
+    }
+}

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_tests::config::{front, route};
+use weft_tests::h2load::h2load;
 use weft_tests::load::{Load, Mode};
+use weft_tests::nginx::{ECHO, Nginx};
 use weft_tests::proxy::Proxy;
 use weft_tests::raw::{self, Raw};
 use weft_tests::upstream::{self, Then, Upstream};
-use weft_tests::{PATIENCE, eventually, port};
+use weft_tests::{PATIENCE, eventually, port, stepping_aside};
 
 fn setting(endpoints: &[SocketAddr], change: impl FnOnce(&mut Value)) -> (SocketAddr, Proxy) {
     let web = port::free_address();
@@ -356,5 +358,35 @@ fn a_replica_that_dies_under_load_loses_nothing() {
     }
     for load in loads {
         load.stop().none_lost();
+    }
+}
+
+/// nginx leaves connections after a few requests: by `Connection: close`, and by GOAWAY, above whose
+/// last stream nothing was processed.
+#[test]
+fn upstreams_that_leave_their_connections_lose_nothing() {
+    if stepping_aside("nginx") || stepping_aside("h2load") {
+        return;
+    }
+    let server = format!("keepalive_requests 20; {ECHO}");
+    for (options, protocol) in [("", "http1"), ("http2", "http2")] {
+        let nginx = Nginx::listening(options, &server);
+        let (web, proxy) = setting(&[nginx.address], |config| {
+            config["services"][0]["protocol"] = json!(protocol);
+            config["services"][0]["limits"] = json!({"streamsPerConnectionMax": 10});
+        });
+        let url = format!("http://{web}/load");
+        h2load(&["--h1", "-n", "2000", "-c", "10", &url]).all_good();
+        h2load(&["-n", "2000", "-c", "4", "-m", "10", &url]).all_good();
+        let load = Load::start(web, Mode::Http2(10), 4);
+        load.goes_on(1000);
+        load.stop().none_lost();
+        let opened = proxy
+            .metrics()
+            .sum("weft_upstream_connections_opened_total", &[]);
+        assert!(
+            opened >= 5000.0 / 20.0,
+            "only {opened} connections: nginx did not leave"
+        );
     }
 }
