@@ -79,7 +79,7 @@ fn a_bad_file_changes_nothing_and_is_said() {
     ];
     for (round, (text, said)) in bad.iter().enumerate() {
         assert_ne!(good, *text);
-        fs::write(proxy.config_path(), text).expect("it can be written");
+        proxy::write_text(&proxy.config_path(), text);
         // No signal: the change itself is seen.
         eventually("the refusal", || {
             (proxy.reloads("failure") > round as f64 + 0.5).then_some(())
@@ -94,7 +94,7 @@ fn a_bad_file_changes_nothing_and_is_said() {
             load.goes_on(50);
         }
     }
-    fs::write(proxy.config_path(), good).expect("it can be written");
+    proxy::write_text(&proxy.config_path(), &good);
     eventually("the good one", || {
         (proxy.reloads("success") > 1.5).then_some(())
     });

@@ -236,9 +236,16 @@ fn fill(config: &mut Value, admin: SocketAddr) {
     }
 }
 
-/// JSON is YAML. The file is replaced whole, as an editor or a ConfigMap does.
+/// JSON is YAML.
 pub fn write(path: &Path, config: &Value) {
-    let text = serde_json::to_string_pretty(config).expect("it is JSON");
+    write_text(
+        path,
+        &serde_json::to_string_pretty(config).expect("it is JSON"),
+    );
+}
+
+/// The file is replaced whole, as an editor or a ConfigMap does: half of it is never seen.
+pub fn write_text(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).expect("the configuration can be written");
     fs::rename(&new, path).expect("the configuration can be replaced");

@@ -35,7 +35,6 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(300);
 /// How long a start waits for the first answers of DNS, and how often it looks.
 const FIRST_ANSWERS_MAX: Duration = Duration::from_secs(3);
 const FIRST_ANSWERS_STEP: Duration = Duration::from_millis(5);
-
 /// How long workers may take to act on a command before we go on without.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const SETTLE_STEP: Duration = Duration::from_millis(1);

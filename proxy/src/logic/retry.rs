@@ -42,9 +42,12 @@ pub enum Failure {
     /// No connection was made: nothing was sent.
     ConnectFailed,
     /// The upstream said, or its protocol proves, that it did not process the
-    /// request: REFUSED_STREAM, a stream above GOAWAY's last, a pooled
-    /// connection that died before the first byte was written, our own marker.
+    /// request: REFUSED_STREAM, a pooled connection that died before the first
+    /// byte was written, our own marker.
     Unprocessed,
+    /// The same by a GOAWAY: the server lives and will take the request on its
+    /// next connection, so that this says nothing against trying it there.
+    Leaving,
     /// Sent, at least in part, and no byte came back.
     ConnectionDied,
     /// The route's per-try timeout passed.
@@ -126,11 +129,15 @@ impl Reason {
 pub fn decide(failed: &FailedTry<'_>, budget: &Budget, now: Nanos) -> Decision {
     let unprocessed = matches!(
         failed.failure,
-        Failure::ConnectFailed | Failure::Unprocessed
+        Failure::ConnectFailed | Failure::Unprocessed | Failure::Leaving
     );
+    let free_max = match failed.failure {
+        Failure::Leaving => FREE_RETRIES_MAX,
+        _ => free_max(failed.endpoints),
+    };
     if !failed.replayable {
         Decision::No(Reason::NotReplayable)
-    } else if unprocessed && failed.retried.free < free_max(failed.endpoints) {
+    } else if unprocessed && failed.retried.free < free_max {
         Decision::Free
     } else {
         match attempts_max(failed) {
@@ -169,6 +176,7 @@ fn asks_for(policy: &RetryPolicy, failure: Failure) -> bool {
         Failure::GrpcStatus(code) => policy.grpc_codes.contains(&code),
         Failure::ConnectFailed
         | Failure::Unprocessed
+        | Failure::Leaving
         | Failure::ConnectionDied
         | Failure::TryTimeout => true,
     }
@@ -250,6 +258,7 @@ mod tests {
             (Failure::ConnectFailed, Method::GET, Free),
             (Failure::Unprocessed, Method::POST, Free),
             (Failure::Unprocessed, Method::CONNECT, Free),
+            (Failure::Leaving, Method::POST, Free),
             (Failure::ConnectionDied, Method::GET, Budgeted),
             (Failure::ConnectionDied, Method::PUT, Budgeted),
             (Failure::ConnectionDied, Method::POST, NOT_RETRYABLE),
@@ -429,6 +438,30 @@ mod tests {
     }
 
     #[test]
+    fn a_leaving_connection_says_nothing_against_its_endpoint() {
+        let post = Method::POST;
+        for (failure, free) in [
+            (Failure::Unprocessed, 2),
+            (Failure::Leaving, FREE_RETRIES_MAX),
+        ] {
+            let retried = Retried {
+                free: free - 1,
+                budgeted: 0,
+            };
+            let last = FailedTry {
+                retried,
+                endpoints: 1,
+                ..failed(failure, &post)
+            };
+            assert_eq!(decide(&last, &budget(20, 10), Nanos::ZERO), Decision::Free);
+            let retried = Retried { free, budgeted: 0 };
+            let beyond = FailedTry { retried, ..last };
+            let decision = decide(&beyond, &budget(20, 10), Nanos::ZERO);
+            assert_eq!(decision, Decision::No(Reason::AttemptsUsed));
+        }
+    }
+
+    #[test]
     fn every_loop_ends() {
         let policy = policy(&[503], 5);
         let unavailable = Failure::Status(StatusCode::SERVICE_UNAVAILABLE);
@@ -437,6 +470,7 @@ mod tests {
         let failures = [
             Failure::ConnectFailed,
             Failure::Unprocessed,
+            Failure::Leaving,
             Failure::ConnectionDied,
             unavailable,
         ];

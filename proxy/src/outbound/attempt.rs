@@ -300,7 +300,7 @@ impl Forward<'_> {
                     .await
                     .map_err(|error| {
                         // Nothing was sent: the connection is on its way out.
-                        TryFailed::new(Cause::UpstreamRefused, Some(Failure::Unprocessed))
+                        TryFailed::new(Cause::UpstreamRefused, Some(Failure::Leaving))
                             .because(&error)
                     })?;
                 Ok((Side::Http2(Box::new(stream)), Hold::Http2 { _slot: slot }))
@@ -419,7 +419,13 @@ fn upstream_failed(error: &StreamError, upstream: &Side) -> TryFailed {
     let answering = matches!(upstream, Side::Http1(http1) if http1.has_read_ahead());
     let unsent = matches!(upstream, Side::Http1(http1) if !http1.has_sent());
     if error.is_unprocessed() || unsent {
-        TryFailed::new(Cause::UpstreamRefused, Some(Failure::Unprocessed)).because(error)
+        let leaving = matches!(error, StreamError::Http2(error) if error.is_go_away());
+        let kind = if leaving {
+            Failure::Leaving
+        } else {
+            Failure::Unprocessed
+        };
+        TryFailed::new(Cause::UpstreamRefused, Some(kind)).because(error)
     } else if error.is_protocol() || answering {
         let mut failed = TryFailed::new(Cause::UpstreamProtocol, None).because(error);
         if let StreamError::MalformedAnswer(fault) = error {

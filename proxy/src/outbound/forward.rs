@@ -367,6 +367,7 @@ fn failure_label(failure: Failure) -> &'static str {
     match failure {
         Failure::ConnectFailed => "connect_failed",
         Failure::Unprocessed => "unprocessed",
+        Failure::Leaving => "leaving",
         Failure::ConnectionDied => "connection_died",
         Failure::TryTimeout => "try_timeout",
         Failure::Status(_) => "status",

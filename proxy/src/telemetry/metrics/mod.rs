@@ -153,7 +153,7 @@ impl Metrics {
     }
 
     /// A failed try and what was decided: its kind (`connect_failed`,
-    /// `unprocessed`, `connection_died`, `try_timeout`, `status`,
+    /// `unprocessed`, `leaving`, `connection_died`, `try_timeout`, `status`,
     /// `grpc_status`) and `free`, `budgeted` or why it was not tried again.
     pub fn retried(&self, service: &str, kind: &'static str, result: &'static str) {
         self.events
