@@ -5,7 +5,6 @@
 //! is read, so nothing that was peeked is lost or reordered.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -138,14 +137,6 @@ impl Stream {
 
     pub fn is_tls(&self) -> bool {
         !matches!(self, Self::Plain(_))
-    }
-
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp().peer_addr()
-    }
-
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp().local_addr()
     }
 
     /// The version that TLS agreed on; empty without TLS.

@@ -22,10 +22,6 @@ impl Timer {
         self.target = target;
     }
 
-    pub fn target(&self) -> Option<Instant> {
-        self.target
-    }
-
     /// Ready once the deadline has passed; stays ready until moved.
     pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(target) = self.target else {

@@ -108,10 +108,8 @@ impl ConnectError {
 impl Dial<'_> {
     fn key(&self) -> Key {
         let config = &self.service.config;
-        let per_host = config
-            .tls
-            .as_ref()
-            .is_some_and(|tls| tls.server_name.is_none());
+        let tls = self.service.tls.as_ref();
+        let per_host = tls.is_some_and(|tls| tls.name_follows_request());
         let per_client = config.send_proxy_protocol.is_some();
         let discriminant = if per_host || per_client {
             let host = per_host.then_some(self.host);

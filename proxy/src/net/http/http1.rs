@@ -22,6 +22,8 @@ use crate::net::stream::Stream;
 
 /// First size of a read buffer; most heads fit.
 const READ_FIRST: usize = 8 * 1024;
+/// First size of the read for an answer: a usual page comes whole.
+const READ_ANSWER: usize = 16 * 1024;
 /// What one read of a large body may take.
 const READ_MAX: usize = 128 * 1024;
 /// Bodies up to this size are copied behind their head, larger ones are written
@@ -179,6 +181,7 @@ impl Http1 {
             BodyLength::Unknown => Framing::Chunked,
         };
         self.method = line.method.clone();
+        self.read_size = self.read_size.max(READ_ANSWER);
         self.not_kept = None;
         self.sent = false;
         self.set_encoder(framing);
@@ -474,10 +477,5 @@ impl Http1 {
             }
         }
         Poll::Ready(())
-    }
-
-    /// The parts of a connection that no longer speaks HTTP.
-    pub fn into_parts(self) -> (Stream, BytesMut) {
-        (self.stream, self.read)
     }
 }
