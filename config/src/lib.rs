@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_debug_implementations)]
 
+pub mod authorize;
 pub mod compile;
 pub mod duration;
 pub mod error;
@@ -28,6 +29,8 @@ pub mod filter;
 mod nearest;
 pub mod select;
 pub mod snapshot;
+pub mod spiffe;
+pub mod status;
 /// The wire and file form, generated from `proto/weft/v1/config.proto`.
 #[allow(
     clippy::all,
@@ -39,6 +42,18 @@ pub mod snapshot;
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/weft.v1.rs"));
     include!(concat!(env!("OUT_DIR"), "/weft.v1.serde.rs"));
+}
+
+/// The messages of xDS' delta transport, generated from `proto/envoy/service/discovery/v3`.
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    missing_docs,
+    reason = "generated"
+)]
+pub mod xds {
+    include!(concat!(env!("OUT_DIR"), "/envoy.service.discovery.v3.rs"));
 }
 
 pub use error::{ConfigError, Errors};

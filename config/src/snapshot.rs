@@ -12,7 +12,15 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+mod mesh;
+mod upstream;
+
 use crate::select::index::RouteIndex;
+pub use mesh::{Destination, Inbound, ListenerRole, Mesh, Mtls, Peer};
+pub use upstream::{
+    Algorithm, Balancer, HashSource, HealthCheck, HealthCheckKind, Limits, OutlierDetection,
+    RetryBudget,
+};
 
 /// Index of a service in its own [`Snapshot::services`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +37,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The listeners that have a socket.
+    pub fn bound_listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        let is_bound =
+            |listener: &&Arc<Listener>| !matches!(listener.role, ListenerRole::Virtual { .. });
+        self.listeners.iter().filter(is_bound)
+    }
+
     /// The service behind an id that this snapshot gave out.
     pub fn service(&self, id: ServiceId) -> &Arc<Service> {
         &self.services[id.0 as usize]
@@ -47,6 +62,7 @@ pub struct Settings {
     /// 0: what the file-descriptor limit carries.
     pub connections_max: usize,
     pub metric_label_values_max: usize,
+    pub mesh: Option<Mesh>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -84,6 +100,9 @@ pub struct Listener {
     pub connections_max: usize,
     /// `None`: never.
     pub tcp_idle_timeout: Option<Duration>,
+    pub role: ListenerRole,
+    /// Of a port of the local workload.
+    pub inbound: Option<Inbound>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +197,8 @@ pub struct Endpoint {
     /// 0 takes no traffic.
     pub weight: u32,
     pub zone: Arc<str>,
+    /// A workload of the mesh: reached by mTLS.
+    pub peer: Option<Arc<Peer>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,89 +226,6 @@ pub struct ClientTls {
     pub ca: Option<PathBuf>,
     pub client_certificate: Option<Certificate>,
     pub insecure_skip_verify: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Balancer {
-    pub algorithm: Algorithm,
-    pub hash: Vec<HashSource>,
-    /// Zero: off.
-    pub slow_start: Duration,
-    /// Health is ignored when less than this percentage is healthy; 0 never.
-    pub panic_percent: u32,
-    /// 0: zones play no part.
-    pub zone_healthy_percent: u32,
-    pub ewma_decay: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    PeakEwma,
-    LeastRequest,
-    RoundRobin,
-    Random,
-    ConsistentHash,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashSource {
-    Header(HeaderName),
-    Cookie(Arc<str>),
-    SourceAddress,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct HealthCheck {
-    pub kind: HealthCheckKind,
-    pub interval: Duration,
-    pub timeout: Duration,
-    pub healthy_threshold: u32,
-    pub unhealthy_threshold: u32,
-    /// `None`: the endpoint's.
-    pub port: Option<u16>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum HealthCheckKind {
-    Http {
-        path: Arc<str>,
-        host: Option<Arc<str>>,
-        /// Empty: 200 to 299.
-        statuses: Vec<StatusCode>,
-    },
-    Grpc {
-        service: Arc<str>,
-    },
-    Tcp,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct OutlierDetection {
-    /// 0: off.
-    pub consecutive_failures: u32,
-    pub interval: Duration,
-    pub base_ejection_time: Duration,
-    pub ejection_time_max: Duration,
-    pub ejected_percent_max: u32,
-    /// In standard deviations; 0: off.
-    pub success_rate_stdev: f64,
-    pub success_rate_requests_min: u32,
-    pub success_rate_endpoints_min: u32,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
-    pub connections_max: usize,
-    pub pending_max: usize,
-    pub requests_max: usize,
-    pub streams_per_connection_max: usize,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct RetryBudget {
-    pub percent: u32,
-    pub interval: Duration,
-    pub retries_min_per_second: u32,
 }
 
 /// The HTTP and gRPC rules of one listener, ready to be searched.

@@ -21,3 +21,18 @@ pub mod sweep;
 pub mod telemetry;
 pub mod upkeep;
 pub mod worker;
+
+/// The gRPC services that a sidecar calls.
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    missing_docs,
+    reason = "generated"
+)]
+pub mod services {
+    tonic::include_proto!("weft.v1");
+    pub mod xds {
+        tonic::include_proto!("envoy.service.discovery.v3");
+    }
+}

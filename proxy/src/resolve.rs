@@ -168,6 +168,7 @@ async fn addresses(
     let endpoints = found
         .iter()
         .map(|ip| Endpoint {
+            peer: None,
             address: SocketAddr::new(ip, port),
             weight,
             zone: Arc::from(""),

@@ -98,7 +98,7 @@ impl Sockets {
     ) -> Result<Prepared, Vec<(Arc<str>, SocketError)>> {
         let mut prepared = Prepared::default();
         let mut errors = Vec::new();
-        for listener in &snapshot.listeners {
+        for listener in snapshot.bound_listeners() {
             let key = Key::of(&listener.name, listener.address);
             if self.groups.contains_key(&key) {
                 continue;

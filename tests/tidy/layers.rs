@@ -14,7 +14,7 @@ const CRATES: [(&str, &[&str], &[&str]); 4] = [
     ),
     ("proxy", &["weft-config"], &["kube", "k8s-openapi"]),
     ("controller", &["weft-config"], &[]),
-    ("cli", &["weft-config"], &[]),
+    ("cli", &["weft-config", "weft-controller"], &[]),
 ];
 
 /// A module and its height. It may name what is lower; at `SHARED_HEIGHT` its neighbours too.

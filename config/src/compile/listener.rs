@@ -84,7 +84,14 @@ fn compile(at: &At<'_>, listener: &wire::Listener, names: &ServiceNames<'_>) -> 
     let tcp_idle_timeout = at
         .field("tcpIdleTimeout")
         .duration_or(&listener.tcp_idle_timeout, TCP_IDLE_TIMEOUT);
+    let role = super::mesh::role(&at, listener);
+    let inbound = listener
+        .inbound
+        .as_ref()
+        .map(|inbound| super::mesh::inbound(&at.field("inbound"), inbound));
     Some(Listener {
+        role: role?,
+        inbound: inbound.map_or(Some(None), |inbound| inbound.map(Some))?,
         name: name?.into(),
         address: address?,
         protocol: protocol?,

@@ -6,12 +6,14 @@
 
 pub(crate) mod at;
 mod attach;
+mod authorization;
 mod balancer;
 mod condition;
 mod filter;
 mod health;
 mod hostname;
 mod listener;
+mod mesh;
 mod order;
 mod path;
 mod pattern;

@@ -48,7 +48,12 @@ pub(super) fn compile(at: &At<'_>, settings: Option<&wire::Settings>) -> Option<
             .field("quiet")
             .error("must not be longer than drain.timeout (default 30s), which ends it");
     }
+    let mesh = settings
+        .mesh
+        .as_ref()
+        .map(|mesh| super::mesh::settings(&at.field("mesh"), mesh));
     Some(Settings {
+        mesh: mesh.map_or(Some(None), |mesh| mesh.map(Some))?,
         workers: workers?,
         admin: admin?,
         access_log: access_log?,

@@ -43,6 +43,7 @@ fn defaults_of_the_process() {
             zone: "".into(),
             connections_max: 0,
             metric_label_values_max: 1000,
+            mesh: None,
         }
     );
 }

@@ -1,26 +1,29 @@
 //! The endpoints of one service from all their sources, as one set.
 //!
 //! **Invariant:** an address that stays keeps its state, whichever source
-//! lists it and whatever else changes; and a set that is made changes nothing in
+//! lists it and whatever else changes, unless it is another workload's now; and a set that is made changes nothing in
 //! the states, until it is committed.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use weft_config::snapshot::{Balancer, Endpoint};
+use weft_config::snapshot::{Balancer, Endpoint, Peer};
 
 use crate::logic::balance::{EndpointSet, EndpointState};
 use crate::logic::time::Nanos;
 
 /// Where known states are found.
-pub type Known = HashMap<SocketAddr, Arc<EndpointState>>;
+pub type Known = HashMap<(SocketAddr, Option<Arc<Peer>>), Arc<EndpointState>>;
 
-/// Index of a set's endpoints by address.
+/// Index of a set's endpoints by address and workload.
 pub fn known(set: &EndpointSet) -> Known {
     set.endpoints()
         .iter()
-        .map(|endpoint| (endpoint.address(), Arc::clone(endpoint)))
+        .map(|endpoint| {
+            let key = (endpoint.address(), endpoint.peer().cloned());
+            (key, Arc::clone(endpoint))
+        })
         .collect()
 }
 
@@ -45,13 +48,8 @@ pub fn merge(
 }
 
 fn state_of(endpoint: &Endpoint, known: &Known, now: Nanos) -> Arc<EndpointState> {
-    match known.get(&endpoint.address) {
+    match known.get(&(endpoint.address, endpoint.peer.clone())) {
         Some(state) if *state.zone() == endpoint.zone => Arc::clone(state),
-        _ => Arc::new(EndpointState::new(
-            endpoint.address,
-            Arc::clone(&endpoint.zone),
-            endpoint.weight,
-            now,
-        )),
+        _ => Arc::new(EndpointState::of(endpoint, now)),
     }
 }

@@ -8,6 +8,7 @@
 //! one that is refused leaves no trace; [`Runtime::commit`] does.
 
 mod endpoints;
+pub mod mesh;
 mod runtime;
 mod service;
 
@@ -65,6 +66,8 @@ pub struct Shared {
     pub accepted: AtomicU64,
     /// Accepting, not merely started: what /ready says.
     pub ready: AtomicBool,
+    /// Set where the configuration has settings.mesh.
+    pub mesh: Option<Arc<mesh::MeshState>>,
     /// What the descriptor limit carries.
     descriptors_max: usize,
 }
@@ -86,6 +89,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            mesh: None,
             descriptors_max: limit.saturating_sub(DESCRIPTORS_RESERVED).max(1),
         }
     }

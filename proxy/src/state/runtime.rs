@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use weft_config::snapshot::{self, ListenerProtocol, ServiceId, Snapshot};
+use weft_config::snapshot::{
+    self, Destination, ListenerProtocol, ListenerRole, ServiceId, Snapshot,
+};
 use weft_config::{ConfigError, Errors};
 
 use super::service::ServiceState;
@@ -22,6 +24,10 @@ pub struct Runtime {
     /// Indexed by [`ServiceId`].
     pub services: Vec<Arc<ServiceState>>,
     by_name: HashMap<Arc<str>, usize>,
+    /// Virtual listeners by what was dialled.
+    destinations: HashMap<Destination, usize>,
+    /// Virtual listeners of the local workload's ports.
+    ports: HashMap<u16, usize>,
     services_by_name: HashMap<Arc<str>, usize>,
 }
 
@@ -73,6 +79,7 @@ impl Runtime {
         if !errors.is_empty() {
             return Err(errors);
         }
+        let (destinations, ports) = virtual_listeners(&listeners);
         Ok(Self {
             services_by_name: services
                 .iter()
@@ -83,6 +90,8 @@ impl Runtime {
             listeners,
             services,
             by_name,
+            destinations,
+            ports,
             snapshot,
         })
     }
@@ -90,6 +99,16 @@ impl Runtime {
     /// The listener of this name.
     pub fn listener(&self, name: &str) -> Option<&Arc<ListenerState>> {
         self.listeners.get(*self.by_name.get(name)?)
+    }
+
+    /// The virtual listener of what was dialled.
+    pub fn destination(&self, destination: &Destination) -> Option<&Arc<ListenerState>> {
+        self.listeners.get(*self.destinations.get(destination)?)
+    }
+
+    /// The virtual listener of a port of the local workload.
+    pub fn port(&self, port: u16) -> Option<&Arc<ListenerState>> {
+        self.listeners.get(*self.ports.get(&port)?)
     }
 
     /// The service of this name.
@@ -110,6 +129,27 @@ impl Runtime {
     pub fn service(&self, id: ServiceId) -> Option<&Arc<ServiceState>> {
         self.services.get(id.0 as usize)
     }
+}
+
+/// Indexes of the virtual listeners: by destination, and by port.
+fn virtual_listeners(
+    listeners: &[Arc<ListenerState>],
+) -> (HashMap<Destination, usize>, HashMap<u16, usize>) {
+    let (mut destinations, mut ports) = (HashMap::new(), HashMap::new());
+    for (index, listener) in listeners.iter().enumerate() {
+        match &listener.config.role {
+            ListenerRole::Virtual {
+                destination: Some(destination),
+            } => {
+                destinations.insert(destination.clone(), index);
+            }
+            ListenerRole::Virtual { destination: None } => {
+                ports.insert(listener.config.address.port(), index);
+            }
+            _ => {}
+        }
+    }
+    (destinations, ports)
 }
 
 impl ListenerState {

@@ -104,6 +104,7 @@ fn dns_answers_join_the_listed_and_outlive_a_reload() {
     let first = runtime(&yaml, None).unwrap();
     let service = &first.services[0];
     let endpoint = |address: &str| Endpoint {
+        peer: None,
         address: address.parse().unwrap(),
         weight: 1,
         zone: Arc::from(""),

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use http::StatusCode;
-use weft_config::snapshot::HealthCheck;
+use weft_config::snapshot::{Endpoint, HealthCheck, Peer};
 
 use super::health::Health;
 use super::latency::{PeakEwma, Sample};
@@ -82,6 +82,8 @@ struct Load {
 #[derive(Debug)]
 pub struct EndpointState {
     address: SocketAddr,
+    /// Whom it must prove to be, if it is of the mesh.
+    peer: Option<Arc<Peer>>,
     zone: Arc<str>,
     weight: AtomicU32,
     health: AtomicU8,
@@ -102,6 +104,7 @@ impl EndpointState {
     pub fn new(address: SocketAddr, zone: Arc<str>, weight: u32, now: Nanos) -> EndpointState {
         EndpointState {
             address,
+            peer: None,
             zone,
             weight: AtomicU32::new(weight),
             health: AtomicU8::new(Health::Unknown as u8),
@@ -115,6 +118,19 @@ impl EndpointState {
             ewma_decay_nanos: AtomicU64::new(Nanos::from(EWMA_DECAY_DEFAULT).0),
             load: Load::default(),
         }
+    }
+
+    /// As [`Self::new`], of what a configuration lists.
+    pub fn of(endpoint: &Endpoint, now: Nanos) -> EndpointState {
+        let zone = Arc::clone(&endpoint.zone);
+        EndpointState {
+            peer: endpoint.peer.clone(),
+            ..Self::new(endpoint.address, zone, endpoint.weight, now)
+        }
+    }
+
+    pub fn peer(&self) -> Option<&Arc<Peer>> {
+        self.peer.as_ref()
     }
 
     pub fn address(&self) -> SocketAddr {

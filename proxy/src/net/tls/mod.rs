@@ -11,6 +11,7 @@ use rustls::crypto::CryptoProvider;
 pub mod client;
 pub mod expiry;
 pub mod files;
+pub mod mesh;
 pub mod server;
 
 pub use client::{Alpn, ClientTls};

@@ -1,0 +1,109 @@
+//! The parts of a snapshot that only a mesh has: whose sidecar the proxy is,
+//! what a listener is to the mesh, and who an endpoint must prove to be.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::authorize::Authorization;
+use crate::spiffe::SpiffeId;
+
+/// Whose sidecar this is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mesh {
+    /// `host:port` of each controller.
+    pub controllers: Vec<Arc<str>>,
+    /// PEM file of the roots by which a controller is verified.
+    pub trust_bundle: PathBuf,
+    /// File with the proof of identity.
+    pub token: PathBuf,
+    /// What the workload is to prove to be.
+    pub identity: SpiffeId,
+    /// The workload's UID.
+    pub workload: Arc<str>,
+    /// At least one.
+    pub addresses: Vec<IpAddr>,
+    /// Where the application is reached from here.
+    pub application: IpAddr,
+    /// Keeps the certificate over a restart.
+    pub state: Option<PathBuf>,
+}
+
+/// What a listener is to the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ListenerRole {
+    /// An ordinary listener.
+    #[default]
+    Direct,
+    /// Takes what the local workload dials. `None`: the original destination of
+    /// a captured connection says what.
+    Outbound { destination: Option<Destination> },
+    /// Takes what is meant for the local workload.
+    Inbound,
+    /// Bound to no socket: connections are handed to it by the two above. It has
+    /// a destination, or (a port of the local workload) [`Inbound`].
+    Virtual { destination: Option<Destination> },
+}
+
+/// What a workload dials: an address, or a service by its name and port where
+/// nothing captures traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Destination {
+    Address(SocketAddr),
+    /// `service.namespace:port`.
+    Service(Arc<str>),
+}
+
+impl Destination {
+    /// `ip:port` or `service.namespace:port`.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Ok(address) = text.parse() {
+            return Some(Self::Address(address));
+        }
+        let (host, port) = text.rsplit_once(':')?;
+        let (service, namespace) = host.split_once('.')?;
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        let good = is_label(service)
+            && is_label(namespace)
+            && port.parse::<u16>().is_ok_and(|port| port > 0);
+        good.then(|| Self::Service(text.into()))
+    }
+}
+
+/// The name of its discovery resource.
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Service(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Who may use a port of the local workload.
+#[derive(Debug, Default)]
+pub struct Inbound {
+    pub mtls: Mtls,
+    pub authorization: Authorization,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mtls {
+    #[default]
+    Permissive,
+    Strict,
+}
+
+/// Who an endpoint of the mesh must prove to be, and where it takes mTLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    pub identity: SpiffeId,
+    /// The workload's UID.
+    pub workload: Arc<str>,
+    pub address: SocketAddr,
+}

@@ -1,0 +1,104 @@
+//! What a controller tells of itself at `/status`: JSON, read by `weft status`,
+//! `weft check` and `weft top`.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    pub version: String,
+    pub trust_domain: String,
+    /// Grows with every change of the index.
+    pub revision: u64,
+    /// Seconds since the Unix epoch.
+    pub now: u64,
+    pub roots: Vec<RootStatus>,
+    /// What could not be read or is wrong, file by file.
+    pub errors: Vec<SourceError>,
+    pub objects: Vec<ObjectStatus>,
+    pub proxies: Vec<ProxyStatus>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RootStatus {
+    pub subject: String,
+    /// SHA-256 of the certificate, hex.
+    pub fingerprint: String,
+    /// Seconds since the Unix epoch.
+    pub not_after: u64,
+    /// Signs new certificates now.
+    pub signing: bool,
+    /// Connected proxies whose certificate it signed.
+    pub proxies: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SourceError {
+    pub file: String,
+    /// Index of the document in the file, from 1.
+    pub document: u32,
+    /// Kind namespace/name, as far as known.
+    pub object: String,
+    pub field: String,
+    pub message: String,
+}
+
+/// An object with its conditions (as in `status.conditions`, or for routes
+/// `status.parents[].conditions`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectStatus {
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    /// What the conditions are about: the parentRef or target (`Service shop/catalogue:80`); may be empty.
+    pub parent: String,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: bool,
+    pub reason: String,
+    pub message: String,
+}
+
+/// A connected proxy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyStatus {
+    /// UID of its workload.
+    pub workload: String,
+    pub identity: String,
+    /// Where it connects from.
+    pub address: String,
+    /// Where its /metrics is, ip:port.
+    pub admin: String,
+    pub version: String,
+    /// Seconds since the Unix epoch.
+    pub connected_since: u64,
+    pub certificate_expires: u64,
+    /// Resources subscribed.
+    pub resources: u32,
+    /// Everything sent up to this revision is acknowledged.
+    pub acknowledged: u64,
+    /// Responses sent and not answered yet.
+    pub pending: u32,
+    pub leaving: bool,
+    /// Resources that it refuses now.
+    pub refused: Vec<Refusal>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Refusal {
+    pub resource: String,
+    pub message: String,
+    /// Seconds since the Unix epoch.
+    pub since: u64,
+}

@@ -1,0 +1,92 @@
+//! What the workers know of the mesh, and what they may ask the mesh client
+//! (on the control thread) for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{mpsc, oneshot};
+use weft_config::snapshot::{Destination, Mesh};
+
+use crate::net::tls::mesh::MeshTls;
+
+/// Questions that wait to be taken up; beyond it the answer is `Unanswered`.
+pub const QUESTIONS_MAX: usize = 1024;
+/// How long a connection waits for an address to be explained. With a controller
+/// that is down or slow, what is unknown is then treated as no part of the mesh.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One for a process that is a sidecar.
+#[derive(Debug)]
+pub struct MeshState {
+    pub config: Mesh,
+    /// Our certificate and whom we trust; `None`: no certificate yet.
+    pub tls: ArcSwapOption<MeshTls>,
+    /// Destinations that are no part of the mesh are refused, not passed through.
+    pub refuse_unknown: AtomicBool,
+    /// Requests and opaque connections that came in for the local workload and
+    /// have not ended: what the drain barrier waits for.
+    pub inbound_in_flight: AtomicUsize,
+    questions: mpsc::Sender<Question>,
+}
+
+/// What a worker wants to be told.
+#[derive(Debug)]
+pub struct Question {
+    pub subject: Subject,
+    pub answer: oneshot::Sender<Known>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// What is behind this address or name.
+    Destination(Destination),
+    /// A port of the local workload that no service names.
+    Port(u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Its virtual listener is in the runtime now.
+    Published,
+    /// It is no part of the mesh.
+    Stranger,
+    /// Nobody could say, in time.
+    Unanswered,
+}
+
+impl MeshState {
+    pub fn new(config: Mesh) -> (Arc<Self>, mpsc::Receiver<Question>) {
+        let (questions, receiver) = mpsc::channel(QUESTIONS_MAX);
+        let state = Self {
+            config,
+            tls: ArcSwapOption::empty(),
+            refuse_unknown: AtomicBool::new(false),
+            inbound_in_flight: AtomicUsize::new(0),
+            questions,
+        };
+        (Arc::new(state), receiver)
+    }
+
+    /// Asks the mesh client, and waits for its answer.
+    pub async fn ask(&self, subject: Subject) -> Known {
+        let (answer, answered) = oneshot::channel();
+        if self
+            .questions
+            .try_send(Question { subject, answer })
+            .is_err()
+        {
+            return Known::Unanswered;
+        }
+        match tokio::time::timeout(ANSWER_TIMEOUT, answered).await {
+            Ok(Ok(known)) => known,
+            _ => Known::Unanswered,
+        }
+    }
+
+    pub fn is_own_address(&self, address: SocketAddr) -> bool {
+        self.config.addresses.contains(&address.ip())
+    }
+}
