@@ -150,7 +150,7 @@ fn method(at: &At<'_>, text: &str) -> Option<Option<Method>> {
     }
 }
 
-fn headers(at: &At<'_>, list: &[wire::ValueMatch]) -> Vec<HeaderCondition> {
+pub(super) fn headers(at: &At<'_>, list: &[wire::ValueMatch]) -> Vec<HeaderCondition> {
     let mut seen = HashSet::new();
     super::at::each(at, list, |at, wire| {
         let name = at.field("name").header_name(&wire.name);

@@ -190,7 +190,7 @@ fn rest_mismatch(condition: &MatchCondition, request: &RequestHead<'_>) -> Optio
     let header = condition
         .headers
         .iter()
-        .position(|condition| !header_matches(condition, request));
+        .position(|condition| !header_matches(condition, request.headers, request.authority));
     if let Some(index) = header {
         return Some(Mismatch::Header(index));
     }
@@ -221,24 +221,28 @@ pub(crate) fn path_matches(condition: &PathCondition, path: &str) -> bool {
     }
 }
 
-fn header_matches(condition: &HeaderCondition, request: &RequestHead<'_>) -> bool {
-    let mut values = request.headers.get_all(&condition.name).iter();
+pub(crate) fn header_matches(
+    condition: &HeaderCondition,
+    headers: &HeaderMap,
+    authority: &str,
+) -> bool {
+    let mut values = headers.get_all(&condition.name).iter();
     let Some(first) = values.next() else {
         // HTTP/2 has no host header; `:authority` is what it would be.
         return condition.name == header::HOST
-            && !request.authority.is_empty()
-            && condition.value.matches(request.authority);
+            && !authority.is_empty()
+            && condition.value.matches(authority);
     };
     match (&condition.value, values.next()) {
         (ValueCondition::Exact(exact), None) => exact.as_bytes() == first.as_bytes(),
         (ValueCondition::Exact(exact), Some(_)) => {
-            joined_equals(exact.as_bytes(), request.headers, &condition.name)
+            joined_equals(exact.as_bytes(), headers, &condition.name)
         }
         (ValueCondition::Regex(regex), None) => {
             std::str::from_utf8(first.as_bytes()).is_ok_and(|value| regex.is_match(value))
         }
         (ValueCondition::Regex(regex), Some(_)) => {
-            joined(request.headers, &condition.name).is_some_and(|value| regex.is_match(&value))
+            joined(headers, &condition.name).is_some_and(|value| regex.is_match(&value))
         }
     }
 }

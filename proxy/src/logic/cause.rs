@@ -26,6 +26,8 @@ pub enum Cause {
     DownstreamGone,
     /// The client stopped reading.
     DownstreamStalled,
+    /// An AuthorizationPolicy, or the workload's default, denies it.
+    Denied,
     NoRoute,
     /// The rule has no backend, or its weights are all zero.
     NoBackend,
@@ -52,7 +54,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Answered,
         Self::FilterAnswered,
         Self::Rejected,
@@ -64,6 +66,7 @@ impl Cause {
         Self::VersionUnsupported,
         Self::DownstreamGone,
         Self::DownstreamStalled,
+        Self::Denied,
         Self::NoRoute,
         Self::NoBackend,
         Self::InvalidBackend,
@@ -99,6 +102,7 @@ impl Cause {
             Self::VersionUnsupported => "version_unsupported",
             Self::DownstreamGone => "downstream_gone",
             Self::DownstreamStalled => "downstream_stalled",
+            Self::Denied => "denied",
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
             Self::InvalidBackend => "invalid_backend",
@@ -131,6 +135,7 @@ impl Cause {
             Self::RequestSlow | Self::DownstreamStalled => StatusCode::REQUEST_TIMEOUT,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::VersionUnsupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::UpstreamReset
@@ -156,6 +161,7 @@ impl Cause {
         match self {
             Self::Answered | Self::FilterAnswered => 0,
             Self::NoRoute => 12,
+            Self::Denied => 7,
             Self::TryTimeout | Self::RequestTimeout => 4,
             Self::DownstreamGone => 1,
             Self::Rejected

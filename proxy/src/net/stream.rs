@@ -154,6 +154,12 @@ impl Stream {
     }
 
     /// The application protocol that TLS agreed on.
+    /// ALPN chose HTTP/2, the mesh's or the application's.
+    pub fn is_http2(&self) -> bool {
+        self.alpn()
+            .is_some_and(|alpn| alpn == b"h2" || alpn == b"weft-h2")
+    }
+
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Plain(_) => None,

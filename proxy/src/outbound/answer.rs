@@ -14,6 +14,7 @@ use weft_config::filter::apply_response_filters;
 
 use super::attempt::Answered;
 use super::forward::{Forward, earliest};
+use super::mesh;
 use crate::logic::balance::Outcome;
 use crate::logic::cause::Cause;
 use crate::net::http::exchange::{Transfer, TransferError};
@@ -98,6 +99,10 @@ impl Forward<'_> {
         if let Some(rule) = &target.rule {
             apply_response_filters(target.backend_filters(), target.cors.as_ref(), &mut headers);
             apply_response_filters(&rule.filters, target.cors.as_ref(), &mut headers);
+        }
+        if self.connection.peer.is_some() {
+            mesh::strip_markers(&mut headers);
+            self.mark_leaving(&mut headers);
         }
         if let Some(session) = &target.session {
             session.mark(answered.in_flight.endpoint(), &mut headers);

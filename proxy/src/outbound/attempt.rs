@@ -13,6 +13,7 @@ use super::Connection;
 use super::connect::{ConnectError, Dial, Upstream};
 use super::forward::{Forward, earliest, outcome_of};
 use super::http1::cause_of;
+use super::mesh;
 use super::request::Incoming;
 use crate::logic::balance::{EndpointState, InFlight, Outcome};
 use crate::logic::cause::Cause;
@@ -152,7 +153,11 @@ impl From<ConnectError> for TryFailed {
             ConnectError::Limit(_) | ConnectError::Local(_) => None,
             _ => Some(Failure::ConnectFailed),
         };
-        Self::new(error.cause(), kind).because(&error)
+        let mut failed = Self::new(error.cause(), kind).because(&error);
+        if let ConnectError::Mesh(refusal) = &error {
+            failed.reason = refusal.label();
+        }
+        failed
     }
 }
 
@@ -170,8 +175,14 @@ impl Forward<'_> {
         let now = self.at(self.progress);
         let latency = self.progress - started;
         match result {
-            Ok((head, side, hold)) => {
+            Ok((mut head, side, hold)) => {
                 self.record.upstream = Some(latency);
+                if endpoint.peer().is_some()
+                    && let Some(failure) = self.heed(endpoint, &mut head)
+                {
+                    in_flight.finish(Outcome::Failure, latency, now);
+                    return Err(failure);
+                }
                 let outcome = outcome_of(&head);
                 in_flight.observe(outcome, latency, now);
                 Ok(Answered {
@@ -193,6 +204,20 @@ impl Forward<'_> {
         }
     }
 
+    /// What the endpoint's sidecar says in its answer's head beside the answer.
+    fn heed(&self, endpoint: &Arc<EndpointState>, head: &mut ResponseHead) -> Option<TryFailed> {
+        let shared = &self.connection.worker.shared;
+        mesh::heed_leaving(shared, &self.target.service, endpoint, &mut head.headers);
+        let failure = mesh::reported(&mut head.headers)?;
+        let cause = match failure {
+            Failure::ConnectionDied => Cause::UpstreamReset,
+            _ => Cause::UpstreamRefused,
+        };
+        let mut failed = TryFailed::new(cause, Some(failure));
+        failed.reason = "its sidecar says so";
+        Some(failed)
+    }
+
     async fn exchange(
         &mut self,
         endpoint: &Arc<EndpointState>,
@@ -205,11 +230,12 @@ impl Forward<'_> {
         let dial = Dial {
             connection: self.connection,
             service: &self.target.service,
-            address: endpoint.address(),
+            endpoint,
             host: parts.authority.as_ref().map_or("", |host| host.host()),
             http2: self.incoming.http2,
             fresh: !retry::is_idempotent(&parts.method),
             tunnel: self.incoming.wants_tunnel(),
+            opaque: false,
             deadline: limit.map_or(connect_deadline, |limit| limit.min(connect_deadline)),
         };
         let acquired = {

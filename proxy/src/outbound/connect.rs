@@ -6,7 +6,6 @@
 
 use std::hash::BuildHasher;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use weft_config::snapshot::{ProxyProtocol, ServiceProtocol};
 
 use super::Connection;
+use crate::logic::balance::EndpointState;
 use crate::logic::cause::Cause;
 use crate::logic::http1::HeadLimits;
 use crate::logic::limit::{Circuit, Permit, Resource, try_acquire};
@@ -25,6 +25,7 @@ use crate::net::http::http1::Http1;
 use crate::net::pool::{Http2Turn, Key, PooledHttp1, SharedHttp2, StreamSlot};
 use crate::net::stream::{Plain, Stream};
 use crate::net::tls::client::Alpn;
+use crate::net::tls::mesh::Refusal;
 use crate::state::ServiceState;
 
 /// Idle connections closed when descriptors have run out.
@@ -63,7 +64,7 @@ pub enum Upstream {
 pub struct Dial<'a> {
     pub connection: &'a Connection,
     pub service: &'a Arc<ServiceState>,
-    pub address: SocketAddr,
+    pub endpoint: &'a Arc<EndpointState>,
     /// The request's host: the TLS name if the service has none of its own.
     pub host: &'a str,
     /// The client spoke HTTP/2 (what `mirror` goes by).
@@ -72,6 +73,8 @@ pub struct Dial<'a> {
     pub fresh: bool,
     /// An upgrade or CONNECT needs an HTTP/1.1 connection of its own.
     pub tunnel: bool,
+    /// Bytes that we do not read.
+    pub opaque: bool,
     pub deadline: Instant,
 }
 
@@ -84,6 +87,8 @@ pub enum ConnectError {
     Timeout,
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
+    #[error("mTLS to the endpoint failed")]
+    Mesh(#[source] Refusal),
     #[error("the HTTP/2 handshake failed")]
     Http2(#[source] h2::Error),
     /// Our own descriptors, ports or buffers have run out.
@@ -98,7 +103,7 @@ impl ConnectError {
         match self {
             Self::Io(_) | Self::Http2(_) => Cause::ConnectFailed,
             Self::Timeout => Cause::ConnectTimeout,
-            Self::Tls(_) => Cause::UpstreamTls,
+            Self::Tls(_) | Self::Mesh(_) => Cause::UpstreamTls,
             Self::Local(_) => Cause::ConnectionsFull,
             Self::Limit(cause) => *cause,
         }
@@ -111,6 +116,14 @@ impl Dial<'_> {
         let tls = self.service.tls.as_ref();
         let per_host = tls.is_some_and(|tls| tls.name_follows_request());
         let per_client = config.send_proxy_protocol.is_some();
+        let address = self.endpoint.address();
+        if let Some(peer) = self.endpoint.peer() {
+            return Key {
+                pool_id: self.service.pool_id,
+                address,
+                discriminant: DISCRIMINATOR.hash_one((peer, self.trust_generation())),
+            };
+        }
         let discriminant = if per_host || per_client {
             let host = per_host.then_some(self.host);
             let client = per_client.then_some((self.connection.client, self.connection.local));
@@ -120,12 +133,12 @@ impl Dial<'_> {
         };
         Key {
             pool_id: self.service.pool_id,
-            address: self.address,
+            address,
             discriminant,
         }
     }
 
-    fn wants_http2(&self) -> bool {
+    pub(super) fn wants_http2(&self) -> bool {
         match self.service.config.protocol {
             ServiceProtocol::Http2 => true,
             ServiceProtocol::Mirror => self.http2,
@@ -208,7 +221,7 @@ impl Dial<'_> {
                         Place::Taken(pooled) => pooled.permit,
                     };
                     let stream = self.open().await?;
-                    if stream.is_tls() && stream.alpn() != Some(b"h2") {
+                    if stream.is_tls() && !stream.is_http2() {
                         return Ok(Upstream::Http1(self.http1(stream, key, permit)));
                     }
                     let shared = self.handshake(stream, permit).await?;
@@ -302,13 +315,17 @@ impl Dial<'_> {
     }
 
     async fn open_stream(&self) -> Result<Stream, ConnectError> {
-        let tcp = match TcpStream::connect(self.address).await {
+        let address = match self.endpoint.peer() {
+            Some(peer) => peer.address,
+            None => self.endpoint.address(),
+        };
+        let tcp = match TcpStream::connect(address).await {
             Err(error) if is_local(&error) => {
                 // Out of descriptors or ports: idle connections make room.
                 self.connection.worker.pool.shed(SHED_STEP);
                 self.connection.worker.leases.shed(SHED_STEP);
                 tokio::task::yield_now().await;
-                TcpStream::connect(self.address).await
+                TcpStream::connect(address).await
             }
             connected => connected,
         }
@@ -335,6 +352,9 @@ impl Dial<'_> {
     }
 
     async fn secure(&self, plain: Plain) -> Result<Stream, ConnectError> {
+        if let Some(peer) = self.endpoint.peer() {
+            return self.secure_mesh(plain, peer).await;
+        }
         let Some(tls) = &self.service.tls else {
             return Ok(Stream::Plain(plain));
         };

@@ -18,7 +18,7 @@ use super::attempt::Answered;
 use super::record::Record;
 use super::request::{Current, Incoming, Target, answer_now};
 use super::respond::Answer;
-use super::{Connection, mirror};
+use super::{Connection, mesh, mirror};
 use crate::logic::balance::{EndpointState, Outcome, Rotation, hash_key};
 use crate::logic::cause::Cause;
 use crate::logic::limit::{Resource, try_acquire};
@@ -57,6 +57,8 @@ pub struct Forward<'a> {
     pub(super) progress: Instant,
     tried: SmallVec<[SocketAddr; 4]>,
     retried: Retried,
+    /// Some try was sent, at least in part: the application may have seen it.
+    sent: bool,
 }
 
 impl<'a> Forward<'a> {
@@ -82,6 +84,7 @@ impl<'a> Forward<'a> {
             progress: record.started,
             tried: SmallVec::new(),
             retried: Retried::default(),
+            sent: false,
             connection,
             current,
             side,
@@ -160,10 +163,23 @@ impl<'a> Forward<'a> {
             };
             self.metrics().rejected(&self.connection.listener, reason);
         }
-        let answer = Answer::of(cause, detail);
+        let mut answer = Answer::of(cause, detail);
+        if self.connection.peer.is_some()
+            && let Some(outcome) = mesh::outcome_of(cause, self.sent)
+        {
+            answer.headers.insert(mesh::OUTCOME, outcome);
+            self.mark_leaving(&mut answer.headers);
+        }
         let (side, incoming, record) = (&mut *self.side, self.incoming, &mut *self.record);
         record.bytes_in = self.upload.bytes;
         answer_now(side, incoming, answer, grpc, keep, record).await
+    }
+
+    /// Tells a sender of the mesh that we are leaving.
+    pub(super) fn mark_leaving(&self, headers: &mut http::HeaderMap) {
+        if self.connection.worker.shared.drain.is_draining() {
+            headers.insert(mesh::LEAVING, mesh::LEAVING_VALUE);
+        }
     }
 
     /// Tries until there is an answer to pass on.
@@ -207,10 +223,17 @@ impl<'a> Forward<'a> {
             let Some(kind) = failure.kind else {
                 return Err((failure.cause, failure.reason));
             };
+            self.sent |= !matches!(
+                kind,
+                Failure::ConnectFailed | Failure::Unprocessed | Failure::Leaving
+            );
             let decision = self.decide(kind);
             match decision {
                 Decision::Free | Decision::Budgeted => self.again(decision).await?,
                 Decision::No(Reason::BudgetUsed) => return Err((Cause::BudgetSpent, "")),
+                Decision::No(_) if !failure.reason.is_empty() => {
+                    return Err((failure.cause, failure.reason));
+                }
                 Decision::No(reason) => return Err((failure.cause, reason.label())),
             }
             self.tried.push(endpoint.address());

@@ -6,12 +6,14 @@
 
 mod answer;
 mod attempt;
+mod authorize;
 mod connect;
 mod detect;
 mod forward;
 mod headers;
 mod http1;
 mod http2;
+pub mod mesh;
 mod mirror;
 mod opaque;
 mod record;
@@ -19,6 +21,7 @@ mod request;
 mod respond;
 mod series;
 mod session;
+mod sidecar;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,12 +30,13 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use weft_config::snapshot::{self, ListenerProtocol};
+use weft_config::snapshot::{self, ListenerProtocol, ListenerRole};
 
 use crate::net::lease::{Held, Leases};
 use crate::net::pool::Pool;
 use crate::net::stream::{Plain, Stream};
 use crate::net::timer::Timer;
+use crate::net::tls::mesh::PeerIdentity;
 use crate::state::{ListenerState, Shared};
 use detect::Detected;
 use headers::Origin;
@@ -74,6 +78,8 @@ pub struct Connection {
     pub tls: bool,
     /// The version of the client's TLS; empty: none.
     pub tls_version: &'static str,
+    /// Who the client has proved to be, by mTLS between sidecars.
+    pub peer: Option<PeerIdentity>,
     /// What upstreams are told of the client.
     pub origin: Origin,
     /// HTTP/2 streams that the client gave up before they were answered.
@@ -91,6 +97,7 @@ impl Connection {
             local: self.local,
             tls: self.tls,
             tls_version: self.tls_version,
+            peer: self.peer.clone(),
             origin: self.origin.clone(),
             abandoned: AtomicU32::new(0),
         }
@@ -141,10 +148,20 @@ pub async fn serve(worker: Arc<Worker>, name: Arc<str>, tcp: TcpStream, peer: So
         local,
         tls: false,
         tls_version: "",
+        peer: None,
         origin: Origin::new(peer, false),
         abandoned: AtomicU32::new(0),
     };
-    let ended = serve_plain(connection, &listener, Plain::new(tcp)).await;
+    let plain = Plain::new(tcp);
+    let ended = match &listener.config.role {
+        ListenerRole::Direct | ListenerRole::Virtual { .. } => {
+            serve_plain(connection, &listener, plain).await
+        }
+        ListenerRole::Outbound { destination } => {
+            sidecar::dialled(connection, destination.as_ref(), plain).await
+        }
+        ListenerRole::Inbound => sidecar::came_in(connection, &listener, plain).await,
+    };
     if let Err(reason) = ended {
         tracing::debug!(listener = %listener.config.name, %peer, reason, "connection closed");
         open.closed(reason);

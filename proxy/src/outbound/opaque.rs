@@ -5,31 +5,35 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use rand::Rng as _;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use weft_config::filter::{BackendChoice, choose_backend};
 use weft_config::select::{StreamSelection, select_stream};
 use weft_config::snapshot::{BackendTarget, Rule, ServiceId};
 
 use super::connect::Dial;
-use super::{Connection, Ended};
-use crate::logic::balance::{InFlight, Outcome, hash_key};
+use super::sidecar::InFlight;
+use super::{Connection, Ended, authorize, mesh};
+use crate::logic::balance::{self, Outcome, hash_key};
 use crate::logic::cause::Cause;
 use crate::logic::http1::HeadLimits;
 use crate::logic::limit::{Permit, Resource, try_acquire};
 use crate::net::http::exchange::{Transfer, TransferError};
 use crate::net::http::http1::Http1;
 use crate::net::http::message::Side;
-use crate::net::stream::Stream;
+use crate::net::stream::{Plain, Stream};
 use crate::net::timer::Timer;
 use crate::state::{ListenerState, ServiceState};
 use crate::telemetry::access_log::Entry;
 
 /// Endpoints tried for one connection before it is given up.
 const TRIES_MAX: usize = 5;
+/// What is no part of the mesh has no connectTimeout of its own.
+const PASS_THROUGH_CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// An upstream connection for an opaque downstream one.
 #[derive(Debug)]
@@ -38,7 +42,7 @@ pub struct Opened {
     service: Arc<ServiceState>,
     rule: Option<Arc<Rule>>,
     endpoint: SocketAddr,
-    in_flight: InFlight,
+    in_flight: balance::InFlight,
     tries: u32,
     _permit: Permit<Arc<crate::logic::limit::Circuit>>,
 }
@@ -57,6 +61,7 @@ pub async fn serve(
     server_name: Option<String>,
 ) -> Ended {
     let started = Instant::now();
+    authorize::connection(&connection, listener)?;
     match open(&connection, listener, server_name.as_deref()).await {
         Ok(opened) => join(connection, listener, stream, opened).await,
         Err(cause) => {
@@ -106,11 +111,12 @@ pub async fn open(
         let dial = Dial {
             connection,
             service,
-            address: endpoint.address(),
+            endpoint: &endpoint,
             host: server_name.unwrap_or(""),
             http2: false,
             fresh: true,
             tunnel: true,
+            opaque: true,
             deadline: started + service.config.connect_timeout,
         };
         tried.push(endpoint.address());
@@ -159,6 +165,53 @@ fn choose(
     }
 }
 
+/// A connection that another sidecar carries here: it learns first whether the
+/// application is reached.
+pub async fn serve_mesh(
+    connection: Connection,
+    listener: &Arc<ListenerState>,
+    mut stream: Stream,
+) -> Ended {
+    if let Err(denied) = authorize::connection(&connection, listener) {
+        stream
+            .write_all(&[mesh::DENIED])
+            .await
+            .map_err(|_| "downstream_reset")?;
+        let _ = stream.shutdown().await;
+        return Err(denied);
+    }
+    match open(&connection, listener, None).await {
+        Ok(opened) => {
+            stream
+                .write_all(&[mesh::GO_AHEAD])
+                .await
+                .map_err(|_| "downstream_reset")?;
+            stream.flush().await.map_err(|_| "downstream_reset")?;
+            join(connection, listener, stream, opened).await
+        }
+        Err(cause) => {
+            let _ = stream.write_all(&[mesh::REFUSED]).await;
+            let _ = stream.shutdown().await;
+            Err(cause.label())
+        }
+    }
+}
+
+/// A connection to what is no part of the mesh, as it is.
+pub async fn pass_through(connection: Connection, plain: Plain, address: SocketAddr) -> Ended {
+    let connecting = tokio::net::TcpStream::connect(address);
+    let upstream = match tokio::time::timeout(PASS_THROUGH_CONNECT_MAX, connecting).await {
+        Ok(Ok(tcp)) => Stream::Plain(Plain::new(tcp)),
+        Ok(Err(_)) => return Err(Cause::ConnectFailed.label()),
+        Err(_) => return Err(Cause::ConnectTimeout.label()),
+    };
+    let ends = (Stream::Plain(plain), upstream);
+    match relay(&connection, ends, None).await {
+        (Cause::Answered, ..) => Ok(()),
+        (cause, ..) => Err(cause.label()),
+    }
+}
+
 /// Moves bytes both ways until both ends have ended.
 pub async fn join(
     connection: Connection,
@@ -167,6 +220,7 @@ pub async fn join(
     opened: Opened,
 ) -> Ended {
     let started = Instant::now();
+    let _counted = InFlight::begin(&connection.worker.shared, listener);
     let Opened {
         stream: upstream,
         service,
@@ -176,11 +230,35 @@ pub async fn join(
         tries,
         _permit,
     } = opened;
-    let (mut down, mut up) = (tunnel(stream), tunnel(upstream));
-    let (mut upload, mut download) = (Transfer::new(0), Transfer::new(0));
     let idle_timeout = listener.config.tcp_idle_timeout;
+    let (cause, upload, download) = relay(&connection, (stream, upstream), idle_timeout).await;
+    drop(in_flight);
+    let told = Told {
+        service: &service.config.name,
+        rule: rule.as_deref(),
+        endpoint: Some(endpoint),
+        tries,
+        cause,
+        started,
+        bytes: (upload, download),
+    };
+    told.tell(&connection, listener);
+    match cause {
+        Cause::Answered => Ok(()),
+        cause => Err(cause.label()),
+    }
+}
+
+/// How it ended, and the bytes that went up and down.
+async fn relay(
+    connection: &Connection,
+    (down, up): (Stream, Stream),
+    idle_timeout: Option<Duration>,
+) -> (Cause, u64, u64) {
+    let (mut down, mut up) = (tunnel(down), tunnel(up));
+    let (mut upload, mut download) = (Transfer::new(0), Transfer::new(0));
     let mut timer = Timer::default();
-    timer.set(idle_timeout.map(|idle| started + idle));
+    timer.set(idle_timeout.map(|idle| Instant::now() + idle));
     connection.lease.set_resting();
     let cause = std::future::poll_fn(|cx| {
         let before = upload.bytes + download.bytes;
@@ -212,21 +290,7 @@ pub async fn join(
         down.abort();
         up.abort();
     }
-    drop(in_flight);
-    let told = Told {
-        service: &service.config.name,
-        rule: rule.as_deref(),
-        endpoint: Some(endpoint),
-        tries,
-        cause,
-        started,
-        bytes: (upload.bytes, download.bytes),
-    };
-    told.tell(&connection, listener);
-    match cause {
-        Cause::Answered => Ok(()),
-        cause => Err(cause.label()),
-    }
+    (cause, upload.bytes, download.bytes)
 }
 
 fn tunnel(mut stream: Stream) -> Side {

@@ -1,6 +1,7 @@
 //! What is told of a request once it has ended: its metric series and its
 //! access-log line.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,7 +25,7 @@ pub struct Record {
     ended: Option<Instant>,
     pub status: u16,
     pub cause: Cause,
-    pub detail: &'static str,
+    pub detail: Cow<'static, str>,
     pub rule: Option<Arc<Rule>>,
     pub service: Option<Arc<ServiceState>>,
     pub endpoint: Option<SocketAddr>,
@@ -45,7 +46,7 @@ impl Record {
             ended: None,
             status: 0,
             cause: Cause::Answered,
-            detail: "",
+            detail: Cow::Borrowed(""),
             rule: None,
             service: None,
             endpoint: None,
@@ -126,7 +127,7 @@ impl Record {
             protocol: incoming.protocol,
             status: self.status,
             cause: self.cause,
-            reason: self.detail,
+            reason: &self.detail,
             route: self.rule.as_ref().map_or("", |rule| &rule.route),
             rule: self.rule.as_ref().map_or("", |rule| &rule.name),
             service: self.service_name(),

@@ -18,7 +18,8 @@ use super::forward::Forward;
 use super::headers::{apply_forwarded_host, apply_request_id};
 use super::record::Record;
 use super::respond::Answer;
-use super::{Connection, mirror, session};
+use super::sidecar::InFlight;
+use super::{Connection, authorize, mirror, session};
 use crate::logic::cause::Cause;
 use crate::net::http::message::{BodyLength, Side};
 use crate::state::{ListenerState, Runtime, ServiceState};
@@ -130,6 +131,7 @@ pub async fn serve(
     keep: bool,
 ) -> bool {
     let mut record = Record::new(Instant::now());
+    let _counted = InFlight::begin(&connection.worker.shared, &current.listener);
     let options = &current.listener.config.http;
     record.request_id = apply_request_id(&mut incoming.parts.headers, options);
     if connection.worker.shared.access_log.is_on() {
@@ -164,7 +166,7 @@ pub async fn answer_now(
     record: &mut Record,
 ) -> bool {
     record.cause = answer.cause;
-    record.detail = answer.detail;
+    record.detail = answer.detail.clone();
     record.status = answer.status.as_u16();
     // A body that nobody took in is still on its way on this connection.
     let keep = keep && side.is_ended();
@@ -187,6 +189,7 @@ fn plan(
     let listener = &current.listener.config;
     let policy = listener.http.forwarded;
     let body_max = listener.http.body_bytes_max;
+    authorize::request(connection, &current.listener, incoming)?;
     if let BodyLength::Known(length) = incoming.length
         && body_max > 0
         && length > body_max

@@ -1,6 +1,8 @@
 //! Answers that the proxy makes itself: rejections, redirects, failures. Each
 //! says why in the `weft-reason` header; gRPC clients get a gRPC status.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -22,7 +24,7 @@ pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     /// Detail for the log and, with the cause, the body.
-    pub detail: &'static str,
+    pub detail: Cow<'static, str>,
 }
 
 impl Answer {
@@ -31,7 +33,7 @@ impl Answer {
             cause,
             status: cause.status(),
             headers: HeaderMap::new(),
-            detail,
+            detail: Cow::Borrowed(detail),
         }
     }
 
@@ -41,7 +43,7 @@ impl Answer {
             cause: Cause::FilterAnswered,
             status,
             headers,
-            detail: "",
+            detail: Cow::Borrowed(""),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use weft_config::snapshot::{
     self, Destination, ListenerProtocol, ListenerRole, ServiceId, Snapshot,
@@ -38,6 +38,8 @@ pub struct ListenerState {
     pub tls: Option<Arc<ServerTls>>,
     /// Open connections; outlives reloads.
     pub connections: Arc<AtomicUsize>,
+    /// When a virtual listener was last handed a connection; outlives reloads.
+    pub used: Arc<AtomicU64>,
 }
 
 impl Runtime {
@@ -170,6 +172,7 @@ impl ListenerState {
             config: Arc::clone(config),
             tls,
             connections: previous.map_or_else(Arc::default, |old| Arc::clone(&old.connections)),
+            used: previous.map_or_else(Arc::default, |old| Arc::clone(&old.used)),
         })
     }
 }

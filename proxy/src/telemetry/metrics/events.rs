@@ -31,6 +31,9 @@ pub enum Event {
     Resolved,
     Reloaded,
     CertificatesReloaded,
+    MeshHandshake,
+    Authorized,
+    PassedThrough,
 }
 
 /// What the name of an event is a name of.
@@ -38,6 +41,7 @@ pub enum Event {
 enum Of {
     Listener,
     Service,
+    Policy,
     Process,
 }
 
@@ -50,7 +54,7 @@ struct Family {
 }
 
 impl Event {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 20] = [
         Self::Opened,
         Self::Closed,
         Self::Refused,
@@ -68,11 +72,14 @@ impl Event {
         Self::Resolved,
         Self::Reloaded,
         Self::CertificatesReloaded,
+        Self::MeshHandshake,
+        Self::Authorized,
+        Self::PassedThrough,
     ];
 
     // tidy: allow size: a table
     const fn family(self) -> Family {
-        use Of::{Listener, Process, Service};
+        use Of::{Listener, Policy, Process, Service};
         let (name, of, words, help) = match self {
             Self::Opened => (
                 "weft_connections_opened_total",
@@ -176,6 +183,24 @@ impl Event {
                 ["result", ""],
                 "Changed TLS files read or refused.",
             ),
+            Self::MeshHandshake => (
+                "weft_mesh_handshakes_total",
+                Process,
+                ["direction", "result"],
+                "mTLS handshakes with other sidecars.",
+            ),
+            Self::Authorized => (
+                "weft_authorization_total",
+                Policy,
+                ["action", ""],
+                "Requests and connections that an AuthorizationPolicy denied or audited.",
+            ),
+            Self::PassedThrough => (
+                "weft_unknown_destinations_total",
+                Process,
+                ["result", ""],
+                "Connections to what is no part of the mesh.",
+            ),
         };
         Family {
             name,
@@ -221,7 +246,7 @@ impl Events {
             let alive = match event.family().of {
                 Of::Listener => listeners,
                 Of::Service => services,
-                Of::Process => continue,
+                Of::Policy | Of::Process => continue,
             };
             table
                 .write()
@@ -236,6 +261,7 @@ impl Events {
             let of = match family.of {
                 Of::Listener => "listener",
                 Of::Service => "service",
+                Of::Policy => "policy",
                 Of::Process => "",
             };
             for (name, counters) in table.read().iter() {

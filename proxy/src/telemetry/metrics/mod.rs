@@ -121,6 +121,22 @@ impl Metrics {
             .count(Event::TlsFailed, listener, [reason, ""], 1);
     }
 
+    /// `direction`: inbound or outbound; `result`: ok, or why not.
+    pub fn mesh_handshake(&self, direction: &'static str, result: &'static str) {
+        self.events
+            .count(Event::MeshHandshake, "", [direction, result], 1);
+    }
+
+    /// A policy denied something, or was told of it (`audit`).
+    pub fn authorized(&self, policy: &str, action: &'static str) {
+        self.events
+            .count(Event::Authorized, policy, [action, ""], 1);
+    }
+
+    pub fn unknown_destination(&self, result: &'static str) {
+        self.events.count(Event::PassedThrough, "", [result, ""], 1);
+    }
+
     /// A request answered 4xx by us, or a malformed one; `reason` is the
     /// detail of it.
     pub fn rejected(&self, listener: &str, reason: &'static str) {

@@ -1,0 +1,181 @@
+//! Reaching an endpoint of the mesh: mTLS to its sidecar, which must prove to
+//! be exactly the expected workload; and what the sidecars tell each other in
+//! the heads of answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+use weft_config::snapshot::Peer;
+
+use super::connect::{ConnectError, Dial};
+use crate::logic::balance::EndpointState;
+use crate::logic::cause::Cause;
+use crate::logic::retry::Failure;
+use crate::net::stream::{Plain, Stream};
+use crate::net::tls::mesh::{self, MeshProtocol, MeshTls, Refusal};
+use crate::state::{ServiceState, Shared};
+
+/// On a failure's answer between sidecars: what became of the request, so that
+/// the sender can try elsewhere as if it had dialled the application itself.
+pub const OUTCOME: HeaderName = HeaderName::from_static("weft-outcome");
+/// The application has not seen it.
+const UNPROCESSED: HeaderValue = HeaderValue::from_static("unprocessed");
+/// It was sent, and the application's connection died before an answer.
+const DIED: HeaderValue = HeaderValue::from_static("died");
+/// On an answer between sidecars: the workload is leaving, send the next elsewhere.
+pub const LEAVING: HeaderName = HeaderName::from_static("weft-leaving");
+pub const LEAVING_VALUE: HeaderValue = HeaderValue::from_static("1");
+/// What the far side sends on a `weft-tcp` connection once the application is reached.
+pub const GO_AHEAD: u8 = 0;
+/// … and when it is not, or the connection is denied.
+pub const REFUSED: u8 = 1;
+pub const DENIED: u8 = 2;
+
+/// How long a connection waits for our first certificate.
+const CERTIFICATE_WAIT: Duration = Duration::from_secs(3);
+const CERTIFICATE_STEP: Duration = Duration::from_millis(10);
+
+/// Only sidecars may say these.
+pub fn strip_markers(headers: &mut HeaderMap) {
+    headers.remove(OUTCOME);
+    headers.remove(LEAVING);
+}
+
+/// What a sidecar tells the sender of a request that it could not have answered.
+pub fn outcome_of(cause: Cause, sent: bool) -> Option<HeaderValue> {
+    match cause {
+        _ if sent => (cause == Cause::UpstreamReset).then_some(DIED),
+        Cause::ConnectFailed
+        | Cause::ConnectTimeout
+        | Cause::NoEndpoint
+        | Cause::UpstreamRefused
+        | Cause::ConnectionsFull
+        | Cause::PendingFull
+        | Cause::RequestsFull
+        | Cause::Draining => Some(UNPROCESSED),
+        _ => None,
+    }
+}
+
+/// The failure that a sidecar reports, taken from its answer's head.
+pub fn reported(headers: &mut HeaderMap) -> Option<Failure> {
+    let outcome = headers.remove(OUTCOME)?;
+    if outcome == UNPROCESSED {
+        Some(Failure::Unprocessed)
+    } else if outcome == DIED {
+        Some(Failure::ConnectionDied)
+    } else {
+        None
+    }
+}
+
+/// Takes an endpoint out of rotation, or back, as its sidecar says.
+pub fn heed_leaving(
+    shared: &Shared,
+    service: &ServiceState,
+    endpoint: &Arc<EndpointState>,
+    headers: &mut HeaderMap,
+) {
+    let leaving = headers.remove(LEAVING).is_some();
+    if leaving != endpoint.is_draining() {
+        let now = shared.now();
+        if endpoint.set_draining(leaving, now) {
+            service.endpoints.load().refresh(now);
+        }
+    }
+}
+
+impl Dial<'_> {
+    /// What the connection is to carry.
+    pub(super) fn mesh_protocol(&self) -> MeshProtocol {
+        if self.opaque {
+            MeshProtocol::Tcp
+        } else if self.wants_http2() && !self.tunnel {
+            MeshProtocol::Http2
+        } else {
+            MeshProtocol::Http1
+        }
+    }
+
+    /// mTLS over a fresh connection; then, and only then, is it the endpoint.
+    pub(super) async fn secure_mesh(
+        &self,
+        plain: Plain,
+        peer: &Peer,
+    ) -> Result<Stream, ConnectError> {
+        let protocol = self.mesh_protocol();
+        let secured = self.handshake_mesh(plain, peer, protocol).await;
+        let metrics = &self.connection.worker.shared.metrics;
+        match secured {
+            Ok(stream) => {
+                metrics.mesh_handshake("outbound", "ok");
+                Ok(stream)
+            }
+            Err(refusal) => {
+                metrics.mesh_handshake("outbound", refusal.label());
+                tracing::debug!(
+                    peer = %peer.identity, workload = %peer.workload, address = %peer.address,
+                    reason = refusal.label(), "mTLS to an endpoint failed: {refusal}"
+                );
+                Err(ConnectError::Mesh(refusal))
+            }
+        }
+    }
+
+    async fn handshake_mesh(
+        &self,
+        plain: Plain,
+        peer: &Peer,
+        protocol: MeshProtocol,
+    ) -> Result<Stream, Refusal> {
+        let tls = self.certificate().await?;
+        let name = mesh::server_name(peer, self.endpoint.address().port())
+            .map_err(|_| Refusal::NoIdentity)?;
+        let connector = tokio_rustls::TlsConnector::from(tls.client(protocol));
+        let mut stream = connector
+            .connect(name, plain)
+            .await
+            .map_err(|error| Refusal::of(&error))?;
+        let (_, session) = stream.get_ref();
+        mesh::expect(session.peer_certificates(), peer)?;
+        if session.alpn_protocol() != Some(protocol.alpn()) {
+            return Err(Refusal::Handshake);
+        }
+        if protocol == MeshProtocol::Tcp {
+            match stream.read_u8().await {
+                Ok(GO_AHEAD) => {}
+                Ok(DENIED) => return Err(Refusal::Denied),
+                Ok(_) => return Err(Refusal::Unprocessed),
+                Err(error) => return Err(Refusal::of(&error)),
+            }
+        }
+        Ok(Stream::ClientTls(Box::new(stream)))
+    }
+
+    /// Our certificate, awaited for a moment when we have only just started.
+    async fn certificate(&self) -> Result<Arc<MeshTls>, Refusal> {
+        let mesh = self.connection.worker.shared.mesh.as_ref();
+        let mesh = mesh.ok_or(Refusal::NoCertificateYet)?;
+        let limit = Instant::now() + CERTIFICATE_WAIT;
+        loop {
+            if let Some(tls) = mesh.tls.load_full() {
+                return Ok(tls);
+            }
+            if Instant::now() >= limit {
+                return Err(Refusal::NoCertificateYet);
+            }
+            tokio::time::sleep(CERTIFICATE_STEP).await;
+        }
+    }
+
+    /// Under which trust a connection to a peer is opened now.
+    pub(super) fn trust_generation(&self) -> u64 {
+        let mesh = self.connection.worker.shared.mesh.as_ref();
+        mesh.and_then(|mesh| mesh.tls.load().as_ref().map(|tls| tls.trust_generation()))
+            .unwrap_or(0)
+    }
+}

@@ -1,0 +1,341 @@
+//! The two listeners that a sidecar adds: what the local workload dials, and
+//! what comes in for it. Each finds out what is meant and hands the connection
+//! to that virtual listener; from there its life is any connection's.
+//!
+//! ```text
+//! dialled: original destination ─▶ known? ─▶ virtual listener
+//!                                    └─ no ─▶ ask ─▶ passed through, or refused
+//! came in: ClientHello with ALPN weft-* ─▶ ours? ─▶ mTLS ─▶ the port's virtual listener
+//!          anything else ─▶ permissive: the port's virtual listener │ strict: refused
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use weft_config::snapshot::{Destination, ListenerProtocol, Mtls};
+use weft_config::spiffe;
+
+use super::detect::{self, Detected};
+use super::{Connection, Ended, opaque, serve_http, serve_plain};
+use crate::logic::client_hello::{self, Hello, HelloError};
+use crate::net::stream::{Plain, Stream};
+use crate::net::timer::Timer;
+use crate::net::tls::mesh::{self, MeshProtocol, Refusal};
+use crate::state::mesh::{Known, MeshState, Subject};
+use crate::state::{ListenerState, Shared};
+
+/// How long a silent client is waited for before the application is asked, on
+/// ports where it may be the one to speak first.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// A connection of the local workload, to somewhere.
+pub async fn dialled(
+    mut connection: Connection,
+    destination: Option<&Destination>,
+    plain: Plain,
+) -> Ended {
+    let shared = Arc::clone(&connection.worker.shared);
+    let Some(mesh) = &shared.mesh else {
+        return Err("no_mesh");
+    };
+    let dialled = match destination {
+        Some(destination) => destination.clone(),
+        None => {
+            let address = original_destination(&plain, connection.local).ok_or("not_captured")?;
+            connection.local = address;
+            Destination::Address(address)
+        }
+    };
+    match find(&shared, mesh, &Subject::Destination(dialled.clone())).await {
+        Ok(listener) => {
+            if let Destination::Service(_) = dialled {
+                let port = listener.config.address.port();
+                connection.local.set_port(port);
+            }
+            connection.listener = Arc::clone(&listener.config.name);
+            Box::pin(serve_plain(connection, &listener, plain)).await
+        }
+        Err(_) if mesh.refuse_unknown.load(Ordering::Relaxed) => {
+            shared.metrics.unknown_destination("refused");
+            tracing::warn!(
+                destination = %dialled,
+                "refused: no service of the mesh has it, and the workload's policy is unknownDestination: refuse"
+            );
+            Err("unknown_destination")
+        }
+        Err(known) => {
+            let Destination::Address(address) = dialled else {
+                shared.metrics.unknown_destination("not_found");
+                tracing::warn!(destination = %dialled, ?known, "no such service, or no controller to tell of it");
+                return Err("unknown_destination");
+            };
+            shared.metrics.unknown_destination("passed");
+            opaque::pass_through(connection, plain, address).await
+        }
+    }
+}
+
+/// Where a captured connection was going. `None`: it was not captured, somebody
+/// dialled our own address.
+fn original_destination(plain: &Plain, local: SocketAddr) -> Option<SocketAddr> {
+    let socket = socket2::SockRef::from(&plain.tcp);
+    let original = if local.is_ipv4() {
+        socket.original_dst_v4()
+    } else {
+        // A dual-stack socket has IPv4 connections too.
+        socket
+            .original_dst_v6()
+            .or_else(|_| socket.original_dst_v4())
+    };
+    let original = original.ok()?.as_socket()?;
+    let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+    (canonical(original) != canonical(local))
+        .then(|| SocketAddr::from((original.ip().to_canonical(), original.port())))
+}
+
+/// The virtual listener of what is meant; asked for if it is not there yet.
+async fn find(
+    shared: &Shared,
+    mesh: &MeshState,
+    subject: &Subject,
+) -> Result<Arc<ListenerState>, Known> {
+    let look = || {
+        let runtime = shared.runtime.load();
+        match subject {
+            Subject::Destination(destination) => runtime.destination(destination).cloned(),
+            Subject::Port(port) => runtime.port(*port).cloned(),
+        }
+    };
+    if let Some(listener) = look() {
+        listener.used.store(shared.now().0, Ordering::Relaxed);
+        return Ok(listener);
+    }
+    let known = mesh.ask(subject.clone()).await;
+    look().ok_or(known)
+}
+
+/// A connection for the local workload.
+pub async fn came_in(
+    mut connection: Connection,
+    listener: &Arc<ListenerState>,
+    mut plain: Plain,
+) -> Ended {
+    let shared = Arc::clone(&connection.worker.shared);
+    let Some(mesh) = &shared.mesh else {
+        return Err("no_mesh");
+    };
+    let captured = original_destination(&plain, connection.local);
+    let Some(original) = captured else {
+        // Nothing captures here: only the mesh's own protocol says which port is meant.
+        let hello = hello(&connection, listener, &mut plain).await;
+        let meant = hello.and_then(|hello| meant(mesh, &hello, None));
+        return match meant {
+            Ok((protocol, port)) => accept(connection, (mesh, protocol, port), plain).await,
+            Err(refusal) => refuse(&connection, refusal),
+        };
+    };
+    connection.local = original;
+    let port = find(&shared, mesh, &Subject::Port(original.port()))
+        .await
+        .map_err(|_| "unknown_port")?;
+    let strict = port
+        .config
+        .inbound
+        .as_ref()
+        .is_some_and(|inbound| inbound.mtls == Mtls::Strict);
+    match first_bytes(&mut plain, strict || waits_for_client(&port)).await? {
+        First::Mesh(hello) => match meant(mesh, &hello, Some(original.port())) {
+            Ok((protocol, port)) => accept(connection, (mesh, protocol, port), plain).await,
+            Err(refusal) => refuse(&connection, refusal),
+        },
+        _ if strict => refuse(&connection, Refusal::MtlsRequired),
+        First::Other => {
+            connection.listener = Arc::clone(&port.config.name);
+            Box::pin(serve_plain(connection, &port, plain)).await
+        }
+        First::Silent => {
+            connection.listener = Arc::clone(&port.config.name);
+            silent(connection, (mesh, &port), plain).await
+        }
+    }
+}
+
+/// A client that has not spoken on a port where the application may: whoever is
+/// first decides, and a slow sidecar is not taken for a client of the application.
+async fn silent(
+    connection: Connection,
+    (mesh, port): (&MeshState, &Arc<ListenerState>),
+    mut plain: Plain,
+) -> Ended {
+    match detect::first_speaker(&connection, port, &mut plain).await? {
+        Detected::Closed => Ok(()),
+        Detected::ServerFirst(opened) => {
+            opaque::join(connection, port, Stream::Plain(plain), *opened).await
+        }
+        Detected::Tls => match first_bytes(&mut plain, true).await? {
+            First::Mesh(hello) => match meant(mesh, &hello, Some(connection.local.port())) {
+                Ok((protocol, port)) => accept(connection, (mesh, protocol, port), plain).await,
+                Err(refusal) => refuse(&connection, refusal),
+            },
+            _ => Box::pin(serve_plain(connection, port, plain)).await,
+        },
+        _ => Box::pin(serve_plain(connection, port, plain)).await,
+    }
+}
+
+fn waits_for_client(port: &ListenerState) -> bool {
+    matches!(
+        port.config.protocol,
+        ListenerProtocol::Http | ListenerProtocol::Tls
+    )
+}
+
+/// What the first bytes of a connection are.
+enum First {
+    Mesh(Hello),
+    Other,
+    /// None came for a while.
+    Silent,
+}
+
+/// Reads until it is clear whether a sidecar speaks. `patient`: for as long as it takes.
+async fn first_bytes(plain: &mut Plain, patient: bool) -> Result<First, &'static str> {
+    let mut timer = Timer::default();
+    if !patient {
+        timer.set(Some(Instant::now() + GRACE));
+    }
+    loop {
+        match client_hello::parse(&plain.prefix) {
+            Ok(hello) if is_mesh(&hello) => return Ok(First::Mesh(hello)),
+            Err(HelloError::NeedMore) => {}
+            _ => return Ok(First::Other),
+        }
+        let read = timer.limit(plain.read_ahead(client_hello::PREFIX_BYTES_MAX));
+        match read.await {
+            None if plain.prefix.is_empty() => return Ok(First::Silent),
+            // A hello has begun: it ends, or the other side does.
+            None => timer.set(None),
+            Some(Ok(0)) => return Ok(First::Other),
+            Some(Ok(_)) => {}
+            Some(Err(_)) => return Err("downstream_reset"),
+        }
+    }
+}
+
+fn is_mesh(hello: &Hello) -> bool {
+    hello
+        .alpn
+        .iter()
+        .any(|alpn| MeshProtocol::of_alpn(alpn).is_some())
+}
+
+/// The hello of a sidecar, where only sidecars may come.
+async fn hello(
+    connection: &Connection,
+    listener: &ListenerState,
+    plain: &mut Plain,
+) -> Result<Hello, Refusal> {
+    let mut timer = Timer::default();
+    timer.set(Some(Instant::now() + listener.config.http.header_timeout));
+    connection.lease.set_idle();
+    let first = timer.limit(first_bytes(plain, true)).await;
+    connection.lease.set_busy();
+    match first {
+        None => Err(Refusal::Timeout),
+        Some(Ok(First::Mesh(hello))) => Ok(hello),
+        Some(_) => Err(Refusal::MtlsRequired),
+    }
+}
+
+/// Which of our ports a sidecar means, if it means us.
+fn meant(
+    mesh: &MeshState,
+    hello: &Hello,
+    captured: Option<u16>,
+) -> Result<(MeshProtocol, u16), Refusal> {
+    let protocol = hello
+        .alpn
+        .iter()
+        .find_map(|alpn| MeshProtocol::of_alpn(alpn))
+        .ok_or(Refusal::MtlsRequired)?;
+    let name = hello.server_name.as_deref().unwrap_or_default();
+    let (port, workload) = spiffe::parse_server_name(name).ok_or(Refusal::NotOurs)?;
+    if *workload != *mesh.config.workload || captured.is_some_and(|captured| captured != port) {
+        return Err(Refusal::NotOurs);
+    }
+    Ok((protocol, port))
+}
+
+fn refuse(connection: &Connection, refusal: Refusal) -> Ended {
+    let metrics = &connection.worker.shared.metrics;
+    metrics.mesh_handshake("inbound", refusal.label());
+    tracing::debug!(client = %connection.client, reason = refusal.label(), "refused: {refusal}");
+    Err(refusal.label())
+}
+
+/// mTLS with another sidecar, and then what it carries.
+async fn accept(
+    mut connection: Connection,
+    (mesh, protocol, port): (&MeshState, MeshProtocol, u16),
+    plain: Plain,
+) -> Ended {
+    let shared = Arc::clone(&connection.worker.shared);
+    let port = find(&shared, mesh, &Subject::Port(port))
+        .await
+        .map_err(|_| "unknown_port")?;
+    let Some(tls) = mesh.tls.load_full() else {
+        return refuse(&connection, Refusal::NoCertificateYet);
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.server());
+    let mut timer = Timer::default();
+    timer.set(Some(Instant::now() + port.config.http.header_timeout));
+    let stream = match timer.limit(acceptor.accept(plain)).await {
+        None => return refuse(&connection, Refusal::Timeout),
+        Some(Err(error)) => return refuse(&connection, Refusal::of(&error)),
+        Some(Ok(stream)) => stream,
+    };
+    let peer = match mesh::peer_of(stream.get_ref().1.peer_certificates()) {
+        Ok(peer) => peer,
+        Err(refusal) => return refuse(&connection, refusal),
+    };
+    shared.metrics.mesh_handshake("inbound", "ok");
+    let stream = Stream::ServerTls(Box::new(stream));
+    connection.tls_version = stream.tls_version();
+    connection.peer = Some(peer);
+    connection.listener = Arc::clone(&port.config.name);
+    connection.local.set_port(port.config.address.port());
+    match protocol {
+        MeshProtocol::Http1 => serve_http(connection, &port, stream, false).await,
+        MeshProtocol::Http2 => serve_http(connection, &port, stream, true).await,
+        MeshProtocol::Tcp => opaque::serve_mesh(connection, &port, stream).await,
+    }
+}
+
+/// Counts what the local workload is being asked, for the drain barrier.
+#[derive(Debug)]
+pub struct InFlight(Option<Arc<MeshState>>);
+
+impl InFlight {
+    pub fn begin(shared: &Shared, listener: &ListenerState) -> Self {
+        let counted = shared
+            .mesh
+            .as_ref()
+            .filter(|_| listener.config.inbound.is_some());
+        if let Some(mesh) = counted {
+            mesh.inbound_in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        Self(counted.cloned())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some(mesh) = &self.0 {
+            let counter: &AtomicUsize = &mesh.inbound_in_flight;
+            counter.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
