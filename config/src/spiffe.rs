@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 /// Longest ID (SPIFFE-ID §2.3).
 pub const SPIFFE_ID_BYTES_MAX: usize = 2048;
+/// Namespace and service account of the controllers.
+pub const CONTROLLER: (&str, &str) = ("weft", "controller");
 const SCHEME: &str = "spiffe://";
 const WORKLOAD_SUFFIX: &str = ".workload.weft";
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::at::{At, each, known, or_default};
 use super::{ServiceNames, service};
 use crate::snapshot::{
-    Forwarded, HttpOptions, Listener, ListenerProtocol, ProxyProtocol, ServerTls, ServiceId,
+    Forwarded, HttpOptions, Listener, ListenerProtocol, ListenerRole, ProxyProtocol, ServerTls,
+    ServiceId,
 };
 use crate::wire;
 
@@ -215,7 +216,7 @@ fn between(at: &At<'_>, value: u32, (lowest, highest): (u32, u32)) -> Option<u32
 }
 
 /// What can only be seen with all listeners and routes at hand.
-pub(super) fn check_all(at: &At<'_>, drafts: &[Draft], admin: Option<SocketAddr>) {
+pub(super) fn check_all(at: &At<'_>, drafts: &[Draft], admin: Option<SocketAddr>, mesh: bool) {
     let mut by_name: HashMap<&str, usize> = HashMap::new();
     for (position, draft) in drafts.iter().enumerate() {
         let at = at.index(draft.index);
@@ -228,16 +229,16 @@ pub(super) fn check_all(at: &At<'_>, drafts: &[Draft], admin: Option<SocketAddr>
             ));
         }
         let at = at.owned_by("listener", &listener.name);
-        if let Some(other) = drafts[..position]
-            .iter()
-            .find(|other| overlap(other.listener.address, listener.address))
-        {
+        let taken = drafts[..position].iter().find(|other| {
+            is_bound(&other.listener) && overlap(other.listener.address, listener.address)
+        });
+        if let Some(other) = taken.filter(|_| is_bound(listener)) {
             at.field("address").error(format!(
                 "{} is already taken by listeners[{}] (\"{}\", {})",
                 listener.address, other.index, other.listener.name, other.listener.address
             ));
         }
-        if let Some(admin) = admin
+        if let Some(admin) = admin.filter(|_| is_bound(listener))
             && overlap(admin, listener.address)
         {
             at.field("address").error(format!(
@@ -249,10 +250,23 @@ pub(super) fn check_all(at: &At<'_>, drafts: &[Draft], admin: Option<SocketAddr>
             || listener.tls_routes.is_some()
             || listener.tcp_route.is_some()
             || draft.route_named;
-        if !draft.service_named && !has_routes {
+        // A sidecar's two listeners hand on what they accept.
+        let hands_on = matches!(
+            listener.role,
+            ListenerRole::Outbound { .. } | ListenerRole::Inbound
+        );
+        if hands_on && !mesh {
+            at.field("role")
+                .error("needs settings.mesh, which says whose sidecar this is");
+        }
+        if !draft.service_named && !has_routes && !hands_on {
             at.error("leads nowhere: give it a service, or name it in a route's parentRefs");
         }
     }
+}
+
+fn is_bound(listener: &Listener) -> bool {
+    !matches!(listener.role, ListenerRole::Virtual { .. })
 }
 
 /// Whether the kernel could hand a connection to either: the same address, or

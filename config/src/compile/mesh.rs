@@ -62,7 +62,7 @@ pub(super) fn settings(at: &At<'_>, mesh: &wire::Mesh) -> Option<Mesh> {
             None
         }
     };
-    let addresses: Vec<IpAddr> = each(&addresses_at, &mesh.addresses, |at, text| ip(&at, text));
+    let addresses: Vec<IpAddr> = each(&addresses_at, &mesh.addresses, |at, text| ip(at, text));
     let application = match mesh.application.as_str() {
         "" => addresses.first().copied(),
         text => ip(&at.field("application"), text),

@@ -80,7 +80,8 @@ pub(crate) fn compile_into(config: &wire::Config, found: &Found) -> Option<Snaps
     let attached = route::compile_all(&routes_at, config, &names);
     attach::attach(&routes_at, attached, &mut listeners);
     let admin = settings.as_ref().map(|settings| settings.admin);
-    listener::check_all(&listeners_at, &listeners, admin);
+    let mesh = config.settings.as_ref().is_some_and(|s| s.mesh.is_some());
+    listener::check_all(&listeners_at, &listeners, admin, mesh);
 
     Some(Snapshot {
         settings: settings?,

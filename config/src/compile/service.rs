@@ -117,7 +117,7 @@ fn endpoints(at: &At<'_>, list: &[wire::Endpoint]) -> Vec<Endpoint> {
             address,
             weight: weight?,
             zone: endpoint.zone.as_str().into(),
-            peer: super::mesh::peer(&at, endpoint, address)?.map(Arc::new),
+            peer: super::mesh::peer(at, endpoint, address)?.map(Arc::new),
         })
     })
 }

@@ -48,6 +48,14 @@ pub fn load(name: &str, text: &str) -> Result<Snapshot, Errors> {
             .into_iter()
             .filter(|error| !taken.iter().any(|path| concerns(path, &error.path))),
     );
+    for (index, listener) in config.listeners.iter().enumerate() {
+        if listener.role() == wire::listener_role::Value::Virtual {
+            list.push(ConfigError {
+                path: format!("listeners[{index}].role"),
+                message: "virtual is only for a controller to say; a file has direct, outbound and inbound".to_owned(),
+            });
+        }
+    }
     if config.listeners.is_empty() && list.is_empty() {
         list.push(ConfigError {
             path: "listeners".to_owned(),

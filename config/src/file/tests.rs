@@ -106,7 +106,7 @@ fn shapes_and_names() {
         ("services: [{name: a, endpoints: [{address: '1.1.1.1:1', weight: -1}]}]", "services[0].endpoints[0].weight", "must be a whole number"),
         ("services: [{name: a, endpoints: [{address: '1.1.1.1:1', weight: 1.5}]}]", "services[0].endpoints[0].weight", "must be a whole number"),
         ("services: [{name: a, endpoints: [{address: '1.1.1.1:1', weight: 5000000000}]}]", "services[0].endpoints[0].weight", "must be a whole number"),
-        ("services: [{name: a, endpoints: [{address: '1.1.1.1:1', weigth: 1}]}]", "services[0].endpoints[0].weigth", "did you mean \"weight\"? (allowed: address, weight, zone)"),
+        ("services: [{name: a, endpoints: [{address: '1.1.1.1:1', weigth: 1}]}]", "services[0].endpoints[0].weigth", "did you mean \"weight\"? (allowed: address, weight, zone, identity, workload, meshAddress)"),
         ("services: [{name: a, disableIdempotentRetry: 'yes'}]", "services[0].disableIdempotentRetry", "must be a boolean"),
     ] {
         expect(text, path, part);
