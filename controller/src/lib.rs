@@ -3,6 +3,13 @@
 //! `source` reads objects, `index` (pure) turns them into what each proxy needs,
 //! `discovery` sends it, `ca` signs identities, `app` wires them.
 
+pub mod api;
+pub mod app;
+pub mod ca;
+pub mod discovery;
+pub mod index;
+pub mod source;
+
 /// The gRPC services that proxies call.
 #[allow(
     clippy::all,

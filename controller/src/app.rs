@@ -1,0 +1,204 @@
+//! Puts the controller together: the directory, the authority, the ports.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use clap::Parser;
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::ca::{Ca, token};
+use crate::discovery::hub::Hub;
+use crate::discovery::serve;
+use crate::source::directory::{Directory, POLL_INTERVAL};
+
+const EXAMPLES: &str = "\
+Examples:
+  weft-controller --manifests mesh/manifests --ca-dir mesh/ca
+                      a mesh of what the manifests say; makes a certificate
+                      authority in mesh/ca if there is none
+  curl -s http://127.0.0.1:14021/status
+                      who is connected, what is wrong, has everyone got everything";
+
+/// How often the authority's files are looked at.
+const CA_POLL_INTERVAL: Duration = Duration::from_millis(500);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The control plane of the Weft service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "weft-controller", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Directory of Kubernetes manifests, read again as it changes.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// The certificate authority's directory.
+    #[arg(long, value_name = "DIR")]
+    pub ca_dir: PathBuf,
+    /// The trust domain of all identities.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// Where proxies connect.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:14010")]
+    pub listen: SocketAddr,
+    /// Where /status, /ready and /live are.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:14021")]
+    pub admin: SocketAddr,
+    /// Life of a workload's certificate, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3600)]
+    pub certificate_ttl: u64,
+    /// Where the bound addresses are written once both ports are open (JSON).
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+}
+
+pub fn run(args: &Args) -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(serve_all(args)),
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weft-controller: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve_all(args: &Args) -> anyhow::Result<()> {
+    let life = Duration::from_secs(args.certificate_ttl.max(2));
+    let ca = Ca::open(&args.ca_dir, &args.trust_domain, life)?;
+    let tokens = token::Verifier::open(&args.ca_dir)?;
+    let hub = Arc::new(Hub::new(ca, tokens));
+    let mut directory = Directory::new(&args.manifests);
+    directory.refresh();
+    let (objects, errors) = directory.objects();
+    for error in &errors {
+        tracing::error!(file = %error.file, document = error.document, object = %error.object, field = %error.field, "{}", error.message);
+    }
+    hub.update(objects, errors);
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("--listen {}", args.listen))?;
+    let admin = TcpListener::bind(args.admin)
+        .await
+        .with_context(|| format!("--admin {}", args.admin))?;
+    let (listens, admins) = (listener.local_addr()?, admin.local_addr()?);
+    let tls = Arc::new(ArcSwap::new(serve::tls(&hub)?));
+    if let Some(path) = &args.ready_file {
+        let text = serde_json::json!({"listen": listens.to_string(), "admin": admins.to_string()});
+        crate::ca::write(path, text.to_string().as_bytes(), 0o644)?;
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listens, admin = %admins, manifests = %args.manifests.display(), "ready");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        ended = serve::run(listener, Arc::clone(&hub), Arc::clone(&tls)) => ended?,
+        () = serve_admin(admin, Arc::clone(&hub)) => {}
+        () = follow(directory, Arc::clone(&hub)) => {}
+        () = renew(Arc::clone(&hub), tls) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("the end; proxies go on with what they know");
+    Ok(())
+}
+
+/// Takes up what changes in the directory.
+async fn follow(mut directory: Directory, hub: Arc<Hub>) {
+    let mut told = Vec::new();
+    loop {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        if !directory.refresh() {
+            continue;
+        }
+        let (objects, errors) = directory.objects();
+        for error in errors.iter().filter(|error| !told.contains(*error)) {
+            tracing::error!(file = %error.file, document = error.document, object = %error.object, field = %error.field, "{}", error.message);
+        }
+        told.clone_from(&errors);
+        hub.update(objects, errors);
+    }
+}
+
+/// Takes up new files of the authority, and renews our own certificate.
+async fn renew(hub: Arc<Hub>, tls: Arc<ArcSwap<rustls::ServerConfig>>) {
+    let mut since = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(CA_POLL_INTERVAL).await;
+        let changed = match hub.ca.refresh() {
+            Ok(changed) => changed,
+            Err(error) => {
+                tracing::error!(%error, "the authority's new files cannot be used; the old ones stay");
+                false
+            }
+        };
+        if !changed && since.elapsed() < serve::RENEW_INTERVAL {
+            continue;
+        }
+        since = tokio::time::Instant::now();
+        match serve::tls(&hub) {
+            Ok(config) => tls.store(config),
+            Err(error) => tracing::error!(%error, "no new certificate of our own"),
+        }
+        if changed {
+            tracing::info!("the authority's files changed");
+            hub.trust_changed();
+        }
+    }
+}
+
+async fn serve_admin(listener: TcpListener, hub: Arc<Hub>) {
+    loop {
+        let Ok((tcp, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let hub = Arc::clone(&hub);
+        tokio::spawn(async move {
+            let serve =
+                hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                    let answer = page(&hub, request.uri().path());
+                    async move { Ok::<_, std::convert::Infallible>(answer) }
+                });
+            let _ = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(tcp), serve)
+                .await;
+        });
+    }
+}
+
+fn page(hub: &Hub, path: &str) -> Response<Full<Bytes>> {
+    let (status, body) = match path {
+        "/status" => match serde_json::to_string_pretty(&hub.status()) {
+            Ok(text) => (StatusCode::OK, text + "\n"),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        },
+        "/live" | "/ready" => (StatusCode::OK, "ok\n".to_owned()),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "there are /status, /ready and /live\n".to_owned(),
+        ),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,286 @@
+//! The certificate authority: a directory with a key that signs, the roots that
+//! are trusted, and the key of join tokens.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `ca.crt`, `ca.key` | signs; made at the first start |
+//! | `bundle.pem` | further roots that are trusted, where it exists |
+//! | `token.key` | signs join tokens; made at the first start |
+//! | `trust.pem` | written here: all trusted roots, for who has yet to be told |
+//!
+//! The root is changed in three steps, with nothing restarted: the new root goes
+//! into `bundle.pem`; `ca.crt` and `ca.key` are replaced, upon which everybody
+//! renews; the old root leaves `bundle.pem`.
+//!
+//! **Invariant:** only a key and nothing else is taken from a request to sign;
+//! the identity comes from its proof.
+
+pub mod token;
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rand::RngExt as _;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    SerialNumber,
+};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use weft_config::spiffe::{SpiffeId, workload_name};
+use weft_config::wire;
+
+/// A request to sign that is larger is none.
+pub const CSR_BYTES_MAX: usize = 16 * 1024;
+const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Clocks differ.
+const BACKDATED: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    #[error("{path}: {problem}")]
+    File { path: PathBuf, problem: String },
+    #[error("the request to sign is larger than {CSR_BYTES_MAX} bytes")]
+    TooLarge,
+    #[error("the request to sign cannot be used: {0}")]
+    Request(rcgen::Error),
+    #[error("signing failed: {0}")]
+    Sign(rcgen::Error),
+}
+
+fn file_error(path: &Path, problem: impl std::fmt::Display) -> CaError {
+    CaError::File {
+        path: path.to_owned(),
+        problem: problem.to_string(),
+    }
+}
+
+/// What signs and who is trusted now.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// The certificate that signs, and what leads from it to a root.
+    chain: Vec<CertificateDer<'static>>,
+    /// All that is trusted; the signing one first.
+    pub roots: Vec<CertificateDer<'static>>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority")
+            .field("roots", &self.roots.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The authority with its directory.
+#[derive(Debug)]
+pub struct Ca {
+    directory: PathBuf,
+    pub trust_domain: String,
+    life: Duration,
+    current: ArcSwap<Authority>,
+    seen: parking_lot::Mutex<Vec<Option<SystemTime>>>,
+}
+
+impl Ca {
+    /// Reads the directory, and makes what is missing.
+    pub fn open(directory: &Path, trust_domain: &str, life: Duration) -> Result<Self, CaError> {
+        std::fs::create_dir_all(directory).map_err(|error| file_error(directory, error))?;
+        let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
+        if !certificate.exists() && !key.exists() {
+            make_root(trust_domain, &certificate, &key)?;
+        }
+        token::key(directory)?;
+        let ca = Self {
+            directory: directory.to_owned(),
+            trust_domain: trust_domain.to_owned(),
+            life,
+            seen: parking_lot::Mutex::new(stamps(directory)),
+            current: ArcSwap::from_pointee(read(directory)?),
+        };
+        ca.publish()?;
+        Ok(ca)
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub fn current(&self) -> Arc<Authority> {
+        self.current.load_full()
+    }
+
+    /// Reads files that changed; `Ok(true)` if they did. On an error what there was stays.
+    pub fn refresh(&self) -> Result<bool, CaError> {
+        let now = stamps(&self.directory);
+        let mut seen = self.seen.lock();
+        if *seen == now {
+            return Ok(false);
+        }
+        *seen = now;
+        self.current.store(Arc::new(read(&self.directory)?));
+        self.publish()?;
+        Ok(true)
+    }
+
+    /// Writes the roots for who has yet to be told them.
+    fn publish(&self) -> Result<(), CaError> {
+        let roots = self.current.load();
+        let pem: String = roots
+            .roots
+            .iter()
+            .map(|root| pem::encode(&pem::Pem::new("CERTIFICATE", root.to_vec())))
+            .collect();
+        write(&self.directory.join("trust.pem"), pem.as_bytes(), 0o644)
+    }
+
+    pub fn bundle(&self) -> wire::TrustBundle {
+        let current = self.current.load();
+        wire::TrustBundle {
+            trust_domain: self.trust_domain.clone(),
+            roots: current.roots.iter().map(|root| root.to_vec()).collect(),
+            revocations: Vec::new(),
+            signing_root: current
+                .roots
+                .first()
+                .map_or_else(Vec::new, |root| fingerprint(root)),
+        }
+    }
+
+    /// Signs a key (PKCS#10, DER) for a proven workload; the chain, leaf first.
+    pub fn sign(
+        &self,
+        csr: &[u8],
+        identity: &SpiffeId,
+        workload: &str,
+    ) -> Result<Vec<Vec<u8>>, CaError> {
+        if csr.len() > CSR_BYTES_MAX {
+            return Err(CaError::TooLarge);
+        }
+        let csr = CertificateSigningRequestDer::from(csr);
+        // Checks that the request is signed by its own key.
+        let request = CertificateSigningRequestParams::from_der(&csr).map_err(CaError::Request)?;
+        self.sign_key(&request.public_key, identity, workload)
+    }
+
+    /// Signs a public key.
+    pub fn sign_key(
+        &self,
+        key: &impl PublicKeyData,
+        identity: &SpiffeId,
+        workload: &str,
+    ) -> Result<Vec<Vec<u8>>, CaError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let uri = identity.as_str().try_into().map_err(CaError::Sign)?;
+        let name = workload_name(workload).try_into().map_err(CaError::Sign)?;
+        params.subject_alt_names = vec![SanType::URI(uri), SanType::DnsName(name)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let serial: [u8; 16] = rand::rng().random();
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        let now = SystemTime::now();
+        params.not_before = (now - BACKDATED).into();
+        params.not_after = (now + self.life).into();
+        params.use_authority_key_identifier_extension = true;
+        let current = self.current.load();
+        let leaf = params
+            .signed_by(key, &current.issuer)
+            .map_err(CaError::Sign)?;
+        let mut chain = vec![leaf.der().to_vec()];
+        chain.extend(current.chain.iter().map(|link| link.to_vec()));
+        Ok(chain)
+    }
+}
+
+/// SHA-256 of a certificate.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate)
+        .as_ref()
+        .to_vec()
+}
+
+fn stamps(directory: &Path) -> Vec<Option<SystemTime>> {
+    ["ca.crt", "ca.key", "bundle.pem"]
+        .iter()
+        .map(|name| {
+            let metadata = std::fs::metadata(directory.join(name));
+            metadata.and_then(|metadata| metadata.modified()).ok()
+        })
+        .collect()
+}
+
+fn make_root(trust_domain: &str, certificate: &Path, key: &Path) -> Result<(), CaError> {
+    let pair = KeyPair::generate().map_err(CaError::Sign)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("Weft root of {trust_domain}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = (SystemTime::now() - BACKDATED).into();
+    params.not_after = (SystemTime::now() + ROOT_LIFE).into();
+    let root = params.self_signed(&pair).map_err(CaError::Sign)?;
+    write(key, pair.serialize_pem().as_bytes(), 0o600)?;
+    write(certificate, root.pem().as_bytes(), 0o644)
+}
+
+fn read(directory: &Path) -> Result<Authority, CaError> {
+    let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
+    let chain = certificates(&certificate)?;
+    let signing = chain
+        .first()
+        .ok_or_else(|| file_error(&certificate, "holds no certificate (PEM)"))?;
+    let pem = std::fs::read_to_string(&key).map_err(|error| file_error(&key, error))?;
+    let pair = KeyPair::from_pem(&pem).map_err(|error| file_error(&key, error))?;
+    let issuer =
+        Issuer::from_ca_cert_der(signing, pair).map_err(|error| file_error(&certificate, error))?;
+    // An intermediate comes with its root last; only that is trusted by itself.
+    let (links, root) = match chain.split_last() {
+        Some((root, links)) if !links.is_empty() => (links.to_vec(), root.clone()),
+        _ => (Vec::new(), signing.clone()),
+    };
+    let mut roots = vec![root];
+    let bundle = directory.join("bundle.pem");
+    if bundle.exists() {
+        for further in certificates(&bundle)? {
+            if !roots.contains(&further) {
+                roots.push(further);
+            }
+        }
+    }
+    Ok(Authority {
+        issuer,
+        chain: links,
+        roots,
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| file_error(path, error))
+}
+
+/// Replaces a file whole.
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CaError> {
+    let fresh = path.with_extension(format!("new{}", std::process::id()));
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&fresh)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| std::fs::rename(&fresh, path));
+    written.map_err(|error| file_error(path, error))
+}

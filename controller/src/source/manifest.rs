@@ -1,0 +1,438 @@
+//! Manifests as objects: what the index needs of each kind, and nothing else.
+//! Core kinds are read as Kubernetes' own types; the rules of routes are our
+//! wire form's, whose JSON is Gateway API's but for references.
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use weft_config::status::SourceError;
+use weft_config::wire;
+
+use crate::api::{
+    AuthorizationPolicy, Object, Pod, Route, Service, ServicePort, Slice, SliceEndpoint, Spec,
+    TrafficPolicy,
+};
+
+/// Documents of a file.
+const DOCUMENTS_MAX: usize = 50_000;
+
+#[derive(Debug, Default)]
+pub struct Parsed {
+    pub objects: Vec<Object>,
+    pub errors: Vec<SourceError>,
+}
+
+/// Reads the documents of a file.
+pub fn parse(file: &str, text: &str) -> Parsed {
+    let mut parsed = Parsed::default();
+    let documents = match serde_saphyr::from_multiple::<Value>(text) {
+        Ok(documents) => documents,
+        Err(error) => {
+            let error = error.without_snippet().to_string();
+            parsed.errors.push(fault(file, 0, "", ("", &error)));
+            return parsed;
+        }
+    };
+    for (index, document) in documents.into_iter().take(DOCUMENTS_MAX).enumerate() {
+        let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        let items = match document {
+            Value::Null => continue,
+            Value::Object(ref map) if map.get("kind") == Some(&json!("List")) => {
+                let items = map.get("items").and_then(Value::as_array);
+                items.cloned().unwrap_or_default()
+            }
+            document => vec![document],
+        };
+        for item in items {
+            let named = format!(
+                "{} {}/{}",
+                text_of(&item, "/kind"),
+                namespace_of(&item),
+                text_of(&item, "/metadata/name")
+            );
+            match object(item) {
+                Ok(Some(object)) => parsed.objects.push(object),
+                Ok(None) => {}
+                Err((field, problem)) => {
+                    let error = fault(file, number, &named, (&field, &problem));
+                    parsed.errors.push(error);
+                }
+            }
+        }
+    }
+    parsed
+}
+
+fn fault(file: &str, document: u32, object: &str, (field, message): (&str, &str)) -> SourceError {
+    SourceError {
+        file: file.to_owned(),
+        document,
+        object: object.to_owned(),
+        field: field.to_owned(),
+        message: message.to_owned(),
+    }
+}
+
+fn text_of<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+fn namespace_of(value: &Value) -> &str {
+    match text_of(value, "/metadata/namespace") {
+        "" => "default",
+        namespace => namespace,
+    }
+}
+
+/// Field and problem.
+type Fault = (String, String);
+
+fn typed<T: DeserializeOwned>(value: &Value, within: &str) -> Result<T, Fault> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let path = if path == "." { "" } else { &path };
+        let dot = if within.is_empty() || path.is_empty() {
+            ""
+        } else {
+            "."
+        };
+        (format!("{within}{dot}{path}"), error.inner().to_string())
+    })
+}
+
+/// `None`: of a kind that is not ours to read.
+fn object(value: Value) -> Result<Option<Object>, Fault> {
+    let name = text_of(&value, "/metadata/name").to_owned();
+    let group = text_of(&value, "/apiVersion")
+        .split('/')
+        .next()
+        .unwrap_or("");
+    let spec = value.get("spec").cloned().unwrap_or_else(|| json!({}));
+    let namespace = namespace_of(&value).to_owned();
+    let spec = match (group, text_of(&value, "/kind")) {
+        ("v1", "Service") => Spec::Service(service(typed(&value, "")?)?),
+        ("v1", "Pod") => Spec::Pod(pod(typed(&value, "")?)),
+        ("discovery.k8s.io", "EndpointSlice") => Spec::Slice(slice(typed(&value, "")?)),
+        (
+            "gateway.networking.k8s.io",
+            kind @ ("HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute"),
+        ) => Spec::Route(route(kind, &value, spec)?),
+        ("weft.dev", "AuthorizationPolicy") => Spec::Authorization(authorization(spec)?),
+        ("weft.dev", "WorkloadPolicy") => Spec::Workload(typed(&spec, "spec")?),
+        ("weft.dev", "TrafficPolicy") => Spec::Traffic(Box::new(traffic(spec)?)),
+        ("weft.dev", kind) => {
+            return Err((
+                "kind".to_owned(),
+                format!(
+                    "\"{kind}\" is not a kind of weft.dev; there are AuthorizationPolicy, TrafficPolicy and WorkloadPolicy"
+                ),
+            ));
+        }
+        _ => return Ok(None),
+    };
+    if name.is_empty() {
+        return Err(("metadata.name".to_owned(), "is missing".to_owned()));
+    }
+    Ok(Some(Object {
+        namespace,
+        name,
+        created: text_of(&value, "/metadata/creationTimestamp").to_owned(),
+        spec,
+    }))
+}
+
+fn port(field: &str, number: i32) -> Result<u16, Fault> {
+    u16::try_from(number)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| (field.to_owned(), format!("{number} is not a port")))
+}
+
+fn service(service: core::Service) -> Result<Service, Fault> {
+    let spec = service.spec.unwrap_or_default();
+    let ips = spec.cluster_ips.unwrap_or_default();
+    let mut ports = Vec::new();
+    for (index, of) in spec.ports.unwrap_or_default().into_iter().enumerate() {
+        if of.protocol.as_deref().unwrap_or("TCP") != "TCP" {
+            continue;
+        }
+        ports.push(ServicePort {
+            port: port(&format!("spec.ports[{index}].port"), of.port)?,
+            protocol: protocol(of.app_protocol.as_deref(), of.name.as_deref()),
+            name: of.name.unwrap_or_default(),
+        });
+    }
+    Ok(Service {
+        headless: spec.cluster_ip.as_deref() == Some("None"),
+        external: spec.type_.as_deref() == Some("ExternalName"),
+        addresses: ips
+            .iter()
+            .chain(&spec.cluster_ip)
+            .filter_map(|ip| ip.parse().ok())
+            .fold(Vec::new(), |mut all, ip| {
+                if !all.contains(&ip) {
+                    all.push(ip);
+                }
+                all
+            }),
+        ports,
+    })
+}
+
+/// `http`, `http2`, `tls`, `tcp`, or empty where nothing is declared.
+fn protocol(declared: Option<&str>, name: Option<&str>) -> String {
+    let named = name.unwrap_or("").split('-').next().unwrap_or("");
+    let word = match declared {
+        Some(word) => word.strip_prefix("kubernetes.io/").unwrap_or(word),
+        None => named,
+    };
+    match word.to_ascii_lowercase().as_str() {
+        "http" | "ws" => "http",
+        "h2c" | "http2" | "grpc" => "http2",
+        "https" | "tls" | "wss" => "tls",
+        "tcp" | "mongo" | "mysql" | "redis" | "postgres" => "tcp",
+        _ => "",
+    }
+    .to_owned()
+}
+
+fn slice(slice: EndpointSlice) -> Slice {
+    let labels = slice.metadata.labels.unwrap_or_default();
+    let ports = slice.ports.unwrap_or_default();
+    let endpoints = slice.endpoints.into_iter();
+    Slice {
+        service: labels
+            .get("kubernetes.io/service-name")
+            .cloned()
+            .unwrap_or_default(),
+        ports: ports
+            .into_iter()
+            .filter_map(|port| {
+                Some((
+                    port.name.unwrap_or_default(),
+                    u16::try_from(port.port?).ok()?,
+                ))
+            })
+            .collect(),
+        endpoints: endpoints
+            .map(|endpoint| {
+                let conditions = endpoint.conditions.unwrap_or_default();
+                let ready = conditions.ready.unwrap_or(true);
+                SliceEndpoint {
+                    addresses: endpoint
+                        .addresses
+                        .iter()
+                        .filter_map(|ip| ip.parse().ok())
+                        .collect(),
+                    ready,
+                    serving: conditions.serving.unwrap_or(ready),
+                    terminating: conditions.terminating.unwrap_or(false),
+                    zone: endpoint.zone.unwrap_or_default(),
+                    pod: endpoint
+                        .target_ref
+                        .filter(|target| target.kind.as_deref() == Some("Pod"))
+                        .map(|target| {
+                            (
+                                target.name.unwrap_or_default(),
+                                target.uid.unwrap_or_default(),
+                            )
+                        }),
+                }
+            })
+            .collect(),
+    }
+}
+
+fn pod(pod: core::Pod) -> Pod {
+    let spec = pod.spec.unwrap_or_default();
+    let status = pod.status.unwrap_or_default();
+    let ips = status.pod_ips.unwrap_or_default();
+    let annotations = pod.metadata.annotations.unwrap_or_default();
+    Pod {
+        uid: pod.metadata.uid.unwrap_or_default(),
+        account: match spec.service_account_name.as_deref() {
+            None | Some("") => "default".to_owned(),
+            Some(account) => account.to_owned(),
+        },
+        labels: pod.metadata.labels.unwrap_or_default(),
+        addresses: ips
+            .iter()
+            .map(|ip| &ip.ip)
+            .chain(&status.pod_ip)
+            .filter_map(|ip| ip.parse().ok())
+            .collect(),
+        inbound: annotations.get("weft.dev/inbound").cloned(),
+    }
+}
+
+fn authorization(mut spec: Value) -> Result<AuthorizationPolicy, Fault> {
+    let targets = take(&mut spec, "targetRefs", "spec")?.unwrap_or_default();
+    let selector = take(&mut spec, "selector", "spec")?;
+    Ok(AuthorizationPolicy {
+        targets,
+        selector,
+        rules: typed(&spec, "spec")?,
+    })
+}
+
+fn traffic(mut spec: Value) -> Result<TrafficPolicy, Fault> {
+    let targets = take(&mut spec, "targetRefs", "spec")?.unwrap_or_default();
+    Ok(TrafficPolicy {
+        targets,
+        service: typed(&spec, "spec")?,
+    })
+}
+
+/// Takes a field out of a tree, and reads it.
+fn take<T: DeserializeOwned>(
+    from: &mut Value,
+    name: &str,
+    within: &str,
+) -> Result<Option<T>, Fault> {
+    match from.as_object_mut().and_then(|map| map.remove(name)) {
+        None => Ok(None),
+        Some(value) => typed(&value, &format!("{within}.{name}")).map(Some),
+    }
+}
+
+fn route(kind: &str, whole: &Value, mut spec: Value) -> Result<Route, Fault> {
+    let parents = take(&mut spec, "parentRefs", "spec")?.unwrap_or_default();
+    // Gateway API: ignored on routes whose parent is a Service.
+    if let Some(map) = spec.as_object_mut() {
+        map.remove("hostnames");
+    }
+    let namespace = namespace_of(whole);
+    let rules = spec.get_mut("rules").and_then(Value::as_array_mut);
+    for (index, rule) in rules.into_iter().flatten().enumerate() {
+        let at = format!("spec.rules[{index}]");
+        backends(rule, namespace, &at)?;
+        if kind == "GRPCRoute" {
+            let matches = rule.get_mut("matches").and_then(Value::as_array_mut);
+            for of in matches
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_object_mut)
+            {
+                if let Some(method) = of.remove("method") {
+                    of.insert("grpcMethod".to_owned(), method);
+                }
+            }
+        }
+    }
+    let mut wire: wire::Route = typed(&spec, "spec")?;
+    wire.set_kind(match kind {
+        "GRPCRoute" => wire::route::Kind::Grpc,
+        "TLSRoute" => wire::route::Kind::Tls,
+        "TCPRoute" => wire::route::Kind::Tcp,
+        _ => wire::route::Kind::Http,
+    });
+    namespace.clone_into(&mut wire.namespace);
+    text_of(whole, "/metadata/name").clone_into(&mut wire.name);
+    text_of(whole, "/metadata/creationTimestamp").clone_into(&mut wire.creation_timestamp);
+    Ok(Route { parents, wire })
+}
+
+/// Gives every reference to a backend, mirrors' too, the one name that the index knows.
+fn backends(rule: &mut Value, namespace: &str, at: &str) -> Result<(), Fault> {
+    let list = rule.get_mut("backendRefs").and_then(Value::as_array_mut);
+    for (index, backend) in list.into_iter().flatten().enumerate() {
+        backend_name(backend, namespace, &format!("{at}.backendRefs[{index}]"))?;
+        mirrors(backend, namespace, &format!("{at}.backendRefs[{index}]"))?;
+    }
+    mirrors(rule, namespace, at)
+}
+
+fn mirrors(owner: &mut Value, namespace: &str, at: &str) -> Result<(), Fault> {
+    let filters = owner.get_mut("filters").and_then(Value::as_array_mut);
+    for (index, filter) in filters.into_iter().flatten().enumerate() {
+        if let Some(backend) = filter.pointer_mut("/requestMirror/backendRef") {
+            let at = format!("{at}.filters[{index}].requestMirror.backendRef");
+            backend_name(backend, namespace, &at)?;
+        }
+    }
+    Ok(())
+}
+
+fn backend_name(backend: &mut Value, namespace: &str, at: &str) -> Result<(), Fault> {
+    let group: String = take(backend, "group", at)?.unwrap_or_default();
+    let kind: String = take(backend, "kind", at)?.unwrap_or_else(|| "Service".to_owned());
+    let own: Option<String> = take(backend, "namespace", at)?;
+    let port: u16 = take(backend, "port", at)?.unwrap_or(0);
+    let name = text_of(backend, "/name").to_owned();
+    let Some(map) = backend.as_object_mut() else {
+        return Err((at.to_owned(), "must be a map".to_owned()));
+    };
+    let namespace = own.as_deref().unwrap_or(namespace);
+    map.insert(
+        "name".to_owned(),
+        json!(format!("{namespace}/{name}:{port}")),
+    );
+    if (group.as_str(), kind.as_str()) != ("", "Service") {
+        map.insert("invalid".to_owned(), json!("InvalidKind"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_name_object_and_field() {
+        for (text, field, problem) in [
+            (
+                "apiVersion: weft.dev/v1alpha1\nkind: WorkloadPolicy\nmetadata: {name: a}\nspec: {mtls: maybe}",
+                "spec.mtls",
+                "maybe",
+            ),
+            (
+                "apiVersion: weft.dev/v1alpha1\nkind: WorkloadPolicy\nmetadata: {name: a}\nspec: {mlts: strict}",
+                "spec.mlts",
+                "unknown field",
+            ),
+            (
+                "apiVersion: weft.dev/v1alpha1\nkind: Nonsense\nmetadata: {name: a}",
+                "kind",
+                "WorkloadPolicy",
+            ),
+            (
+                "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 99999}]}",
+                "spec.ports[0].port",
+                "not a port",
+            ),
+            (
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a}\nspec: {rules: [{matches: [{pth: {}}]}]}",
+                "spec.rules[0].matches[0].pth",
+                "unknown field",
+            ),
+            (
+                "apiVersion: v1\nkind: Service\nmetadata: {}",
+                "metadata.name",
+                "missing",
+            ),
+        ] {
+            let parsed = parse("x.yaml", text);
+            assert_eq!(parsed.errors.len(), 1, "{text}: {parsed:?}");
+            let error = &parsed.errors[0];
+            assert_eq!(error.field, field, "{error:?}");
+            assert!(error.message.contains(problem), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn references_get_one_name() {
+        let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: a, namespace: shop}\nspec:\n  parentRefs: [{group: '', kind: Service, name: web, port: 80}]\n  rules:\n  - matches: [{method: {service: x.Y, method: Z}}]\n    backendRefs: [{name: b, port: 80, weight: 3}, {name: c, namespace: other, port: 81}, {kind: Bucket, name: d}]\n";
+        let parsed = parse("x.yaml", text);
+        assert!(parsed.errors.is_empty(), "{parsed:?}");
+        let Spec::Route(route) = &parsed.objects[0].spec else {
+            panic!("{parsed:?}")
+        };
+        let backends = &route.wire.rules[0].backend_refs;
+        assert_eq!(backends[0].name, "shop/b:80");
+        assert_eq!(backends[1].name, "other/c:81");
+        assert_eq!(backends[2].invalid, "InvalidKind");
+        assert!(route.wire.rules[0].matches[0].grpc_method.is_some());
+        assert_eq!(route.parents[0].port, 80);
+    }
+}
