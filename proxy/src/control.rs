@@ -22,6 +22,22 @@ pub enum Request {
     Reload(oneshot::Sender<Result<String, String>>),
     /// Begin to leave.
     Drain,
+    /// A sidecar: take the workload out of rotation and say when nothing will
+    /// reach the application any more; the process stays.
+    Leave(oneshot::Sender<Left>),
+    /// What a controller told, in place of what it told before.
+    Overlay(Box<wire::Config>, oneshot::Sender<Result<(), String>>),
+}
+
+/// How the drain barrier was passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Proxies that used the workload's endpoints; `None`: no controller could be told.
+    pub users: Option<u32>,
+    /// Those that have acknowledged that it leaves.
+    pub acknowledged: u32,
+    /// Requests and connections still in flight when the bound was reached.
+    pub in_flight: usize,
 }
 
 /// The configuration in force and what became of the last attempt to change it.

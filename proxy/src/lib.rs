@@ -11,6 +11,7 @@ pub mod drain;
 pub mod handover;
 pub mod health;
 pub mod logic;
+pub mod mesh;
 pub mod net;
 pub mod outbound;
 pub mod reload;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_config::snapshot::{Settings, Snapshot};
-use weft_config::{Errors, file, wire};
+use weft_config::{Errors, compile, file, wire};
 
 use crate::net::tls::files::Stamp;
 
@@ -64,18 +64,32 @@ impl ConfigFile {
         let name = self.path.display().to_string();
         let text = std::fs::read_to_string(&self.path)
             .map_err(|error| Errors::one("", advice(&error)).named(&name))?;
-        let mut snapshot = file::load(&name, &text)?;
+        let snapshot = file::load(&name, &text)?;
         let source = file::parse(&text).map_err(|errors| errors.named(&name))?;
+        Ok(self.loaded(snapshot, source))
+    }
+
+    /// `source` with what a controller told beside it.
+    pub fn merged(&self, source: &wire::Config, overlay: &wire::Config) -> Result<Loaded, Errors> {
+        let mut config = source.clone();
+        config.listeners.extend(overlay.listeners.iter().cloned());
+        config.services.extend(overlay.services.iter().cloned());
+        config.routes.extend(overlay.routes.iter().cloned());
+        let snapshot = compile::compile(&config)?;
+        Ok(self.loaded(snapshot, source.clone()))
+    }
+
+    fn loaded(&self, mut snapshot: Snapshot, source: wire::Config) -> Loaded {
         if let Some(admin) = self.overrides.admin {
             snapshot.settings.admin = admin;
         }
         if let Some(workers) = self.overrides.workers {
             snapshot.settings.workers = workers;
         }
-        Ok(Loaded {
+        Loaded {
             snapshot: Arc::new(snapshot),
             source,
-        })
+        }
     }
 }
 
@@ -100,6 +114,9 @@ pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
     }
     if old.admin != new.admin {
         fields.push("settings.admin");
+    }
+    if old.mesh != new.mesh {
+        fields.push("settings.mesh");
     }
     fields
 }

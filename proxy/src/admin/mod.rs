@@ -170,6 +170,7 @@ async fn answer(control: &Control, peer: SocketAddr, request: Request<Incoming>)
         ("GET", "/log-level") => text(StatusCode::OK, format!("{}\n", control.log.level())),
         ("PUT", "/log-level") => set_log_level(control, request).await,
         (_, "/reload") => pages::reload(control).await,
+        (_, "/drain") if control.shared.mesh.is_some() => pages::leave(control).await,
         (_, "/drain") => pages::drain(control),
         _ => text(StatusCode::OK, index()),
     }

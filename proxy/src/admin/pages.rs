@@ -218,6 +218,25 @@ pub async fn reload(control: &Control) -> Answer {
     }
 }
 
+/// A sidecar's drain barrier: answers when nothing more will reach the application.
+pub async fn leave(control: &Control) -> Answer {
+    let (answer, left) = tokio::sync::oneshot::channel();
+    if control.requests.try_send(Request::Leave(answer)).is_err() {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "busy; ask again\n");
+    }
+    match left.await {
+        Ok(left) => json_answer(
+            StatusCode::OK,
+            &json!({
+                "users": left.users,
+                "acknowledged": left.acknowledged,
+                "inFlight": left.in_flight,
+            }),
+        ),
+        Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "ending\n"),
+    }
+}
+
 pub fn drain(control: &Control) -> Answer {
     match control.requests.try_send(Request::Drain) {
         Ok(()) => text(StatusCode::ACCEPTED, "draining\n"),

@@ -6,6 +6,8 @@ mod last_call;
 mod leave;
 mod notify;
 mod process;
+mod sidecar;
+mod successor;
 mod upgrades;
 
 use std::collections::HashMap;
@@ -25,8 +27,10 @@ use crate::args::{Args, Output};
 use crate::control::{Applied, Control, REQUESTS_MAX};
 use crate::handover::{self, Taken};
 use crate::health::with_sources;
+use crate::mesh;
 use crate::reload::{ConfigFile, Loaded, Overrides};
 use crate::sockets::{Sockets, open_admin};
+use crate::state::mesh::MeshState;
 use crate::state::{Clock, Runtime, Shared};
 use crate::telemetry::log::{self, LogControl};
 use crate::upkeep::Upkeep;
@@ -139,12 +143,24 @@ fn start(args: &Args) -> Result<ExitCode, Fatal> {
         _ => open_admin(loaded.snapshot.settings.admin)
             .map_err(|error| Fatal::new("settings.admin", &error))?,
     };
-    let shared = Arc::new(Shared::new(runtime, clock));
+    let mut shared = Shared::new(runtime, clock);
+    let mesh = loaded.snapshot.settings.mesh.clone().map(MeshState::new);
+    let (mesh, questions) = mesh.unzip();
+    shared.mesh = mesh;
+    let shared = Arc::new(shared);
     shared
         .access_log
         .configure(&loaded.snapshot.settings.access_log)
         .map_err(|error| Fatal::new("settings.accessLog.path", &error))?;
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+    let pinned = sidecar::pinned(&loaded.snapshot);
+    let mesh = questions.map(|questions| mesh::Setting {
+        shared: Arc::clone(&shared),
+        requests: requests.clone(),
+        questions,
+        pinned,
+        admin: admin.local_addr().unwrap_or(loaded.snapshot.settings.admin),
+    });
     let control = control(&file, loaded, (&shared, log), requests, worker_count);
     let workers = (0..worker_count)
         .map(|index| worker::spawn(index, Arc::clone(&shared)))
@@ -154,6 +170,8 @@ fn start(args: &Args) -> Result<ExitCode, Fatal> {
         shared,
         control,
         file,
+        overlay: Default::default(),
+        mesh: None,
         sockets,
         workers,
         upkeep: Upkeep::default(),
@@ -167,7 +185,7 @@ fn start(args: &Args) -> Result<ExitCode, Fatal> {
         .enable_all()
         .build()
         .map_err(|error| Fatal::new("cannot start the control thread", &error))?;
-    let code = runtime.block_on(process.run(receiver, taken));
+    let code = runtime.block_on(process.run(receiver, taken, mesh));
     // A blocking look-up must not hold up the end.
     runtime.shutdown_background();
     Ok(code)

@@ -3,10 +3,8 @@
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command as Program, ExitCode, Stdio};
+use std::process::{Child, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -15,13 +13,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
+use weft_config::wire;
 
 use super::upgrades::{Upgrades, next};
-use super::{HANDOVER_STDIN, HANDOVER_VARIABLE, certificates, leave, notify};
+use super::{certificates, leave, notify};
 use crate::admin;
 use crate::control::{Control, Request};
-use crate::handover::{self, Given, HandoverError, Taken};
+use crate::handover::{HandoverError, Taken};
 use crate::health::with_sources;
+use crate::mesh::{self, MeshClient};
 use crate::reload::{self, ConfigFile};
 use crate::sockets::{Key, SocketError, Sockets};
 use crate::state::{Runtime, Shared};
@@ -48,6 +48,10 @@ pub struct Process {
     pub shared: Arc<Shared>,
     pub control: Arc<Control>,
     pub file: ConfigFile,
+    /// What a controller told.
+    pub overlay: wire::Config,
+    /// Of a sidecar.
+    pub mesh: Option<MeshClient>,
     pub sockets: Sockets,
     pub workers: Vec<WorkerHandle>,
     pub upkeep: Upkeep,
@@ -89,9 +93,11 @@ impl Signals {
 impl Process {
     pub async fn run(
         mut self,
-        requests: mpsc::Receiver<Request>,
+        mut requests: mpsc::Receiver<Request>,
         taken: Option<Taken>,
+        mesh: Option<mesh::Setting>,
     ) -> ExitCode {
+        self.mesh = mesh.and_then(MeshClient::start);
         let (ground, admin) = match self.prepare() {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -99,7 +105,7 @@ impl Process {
                 return ExitCode::FAILURE;
             }
         };
-        match self.begin(&ground, admin, taken).await {
+        match self.begin(&ground, (admin, &mut requests), taken).await {
             Ok(()) => self.work(requests, ground).await,
             Err(error) => {
                 tracing::error!(%error, "cannot take over");
@@ -128,12 +134,14 @@ impl Process {
     async fn begin(
         &mut self,
         ground: &Ground,
-        admin: tokio::net::TcpListener,
+        (admin, requests): (tokio::net::TcpListener, &mut mpsc::Receiver<Request>),
         taken: Option<Taken>,
     ) -> Result<(), HandoverError> {
         let runtime = self.shared.runtime.load_full();
         self.upkeep.apply(&self.shared);
         first_answers(&runtime).await;
+        self.first_contact(requests).await;
+        let runtime = self.shared.runtime.load_full();
         self.listen(&runtime, &HashSet::new()).await;
         settle(&self.workers).await;
         self.shared.ready.store(true, Ordering::Relaxed);
@@ -201,6 +209,10 @@ impl Process {
                 }
                 Some(request) = requests.recv() => match request {
                     Request::Drain => return leave::asked(self, signals, giving).await,
+                    Request::Leave(answer) => self.leave(answer),
+                    Request::Overlay(overlay, done) => {
+                        let _ = done.send(self.apply_overlay(*overlay));
+                    }
                     Request::Reload(answer) => {
                         let result = self.reload().await;
                         let _ = answer.send(result);
@@ -244,7 +256,11 @@ impl Process {
 
     async fn try_reload(&mut self) -> Result<String, String> {
         let name = self.file.path().display().to_string();
-        let loaded = self.file.load().map_err(|errors| errors.to_string())?;
+        let mut loaded = self.file.load().map_err(|errors| errors.to_string())?;
+        if self.mesh.is_some() {
+            let merged = self.file.merged(&loaded.source, &self.overlay);
+            loaded = merged.map_err(|errors| errors.named(&name).to_string())?;
+        }
         let old = self.shared.runtime.load_full();
         let snapshot = &loaded.snapshot;
         let runtime = Runtime::build(Arc::clone(snapshot), Some(&old), self.shared.now())
@@ -289,7 +305,7 @@ impl Process {
         ))
     }
 
-    fn after_reload(&mut self, runtime: &Arc<Runtime>) {
+    pub(super) fn after_reload(&mut self, runtime: &Arc<Runtime>) {
         let snapshot = &runtime.snapshot;
         let metrics = &self.shared.metrics;
         metrics.set_label_values_max(snapshot.settings.metric_label_values_max);
@@ -371,56 +387,6 @@ impl Process {
             tracing::debug!(%listener, %address, "listening");
         }
         self.control.applied.lock().bound = bound;
-    }
-
-    /// SIGUSR2: a new process of the same binary and arguments.
-    fn start_successor(&mut self, busy: bool) -> Result<GiveTask, String> {
-        if std::process::id() == 1 {
-            return Err(
-                "this is the first process of its container, which ends with it; use \
-                        --upgrade-socket from a second container, or a rolling update"
-                    .to_owned(),
-            );
-        }
-        if busy {
-            return Err("a handover is under way already".to_owned());
-        }
-        let (near, far) = UnixStream::pair().map_err(|error| error.to_string())?;
-        let program = &self.program;
-        let child = Program::new(program)
-            .args(std::env::args_os().skip(1))
-            .env(HANDOVER_VARIABLE, HANDOVER_STDIN)
-            .stdin(Stdio::from(OwnedFd::from(far)))
-            .spawn()
-            .map_err(|error| format!("{}: {error}", program.display()))?;
-        tracing::info!(pid = child.id(), program = %program.display(), "started a new process to take over");
-        self.successor = Some(child);
-        self.give(near, false)
-    }
-
-    fn give(&self, stream: UnixStream, busy: bool) -> Result<GiveTask, String> {
-        if busy {
-            return Err("a handover is under way already".to_owned());
-        }
-        let given = Given {
-            listeners: self
-                .sockets
-                .duplicates()
-                .map_err(|error| error.to_string())?,
-            admin: Some(self.admin.try_clone().map_err(|error| error.to_string())?),
-        };
-        Ok(tokio::task::spawn_blocking(move || {
-            handover::give(stream, &given)
-        }))
-    }
-
-    fn reap_successor(&mut self) {
-        if let Some(child) = &mut self.successor
-            && let Ok(Some(status)) = child.try_wait()
-        {
-            tracing::error!(%status, "the new process has ended");
-            self.successor = None;
-        }
     }
 
     /// A worker ends only when told to; if one has, its connections are lost

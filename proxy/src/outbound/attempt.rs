@@ -4,10 +4,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, Method, Request, Uri, Version, header, uri};
+use http::{HeaderMap, Method};
 use tokio::time::Instant;
-use weft_config::filter::RequestParts;
-use weft_config::snapshot::Scheme;
 
 use super::Connection;
 use super::connect::{ConnectError, Dial, Upstream};
@@ -15,15 +13,15 @@ use super::forward::{Forward, earliest, outcome_of};
 use super::http1::cause_of;
 use super::mesh;
 use super::request::Incoming;
+use super::send_http2::send_http2;
 use crate::logic::balance::{EndpointState, InFlight, Outcome};
 use crate::logic::cause::Cause;
 use crate::logic::http1::{self, RequestLine};
 use crate::logic::limit::{Circuit, Permit};
 use crate::logic::retry::{self, Failure};
 use crate::net::http::exchange::{Transfer, TransferError};
-use crate::net::http::http2::Http2Stream;
 use crate::net::http::message::{BodyLength, ResponseHead, Side, StreamError};
-use crate::net::pool::{Key, PooledHttp1, SharedHttp2, StreamSlot};
+use crate::net::pool::{Key, PooledHttp1, StreamSlot};
 use crate::state::ServiceState;
 
 /// Interim answers (1xx) of one request; an upstream that sends more is at fault.
@@ -461,58 +459,4 @@ fn upstream_failed(error: &StreamError, upstream: &Side) -> TryFailed {
     } else {
         TryFailed::new(Cause::UpstreamReset, Some(Failure::ConnectionDied)).because(error)
     }
-}
-
-async fn send_http2(
-    shared: SharedHttp2,
-    length: BodyLength,
-    parts: &RequestParts,
-    ended: bool,
-) -> Result<Http2Stream, h2::Error> {
-    let mut request = Request::new(());
-    *request.method_mut() = parts.method.clone();
-    *request.version_mut() = Version::HTTP_2;
-    *request.uri_mut() = http2_uri(parts);
-    *request.headers_mut() = http2_headers(parts, length);
-    let mut ready = match shared.send.ready().await {
-        Ok(ready) => ready,
-        Err(error) => {
-            shared
-                .leaving
-                .store(true, std::sync::atomic::Ordering::Relaxed);
-            return Err(error);
-        }
-    };
-    let (response, send) = ready.send_request(request, ended)?;
-    Ok(Http2Stream {
-        response: Some(response),
-        send: (!ended).then_some(send),
-        head_only: parts.method == Method::HEAD,
-        tunnel: parts.method == Method::CONNECT,
-        ..Http2Stream::default()
-    })
-}
-
-fn http2_uri(parts: &RequestParts) -> Uri {
-    let mut uri = uri::Parts::default();
-    uri.authority.clone_from(&parts.authority);
-    if parts.method != Method::CONNECT {
-        uri.scheme = Some(match parts.scheme {
-            Scheme::Http => uri::Scheme::HTTP,
-            Scheme::Https => uri::Scheme::HTTPS,
-        });
-        uri.path_and_query = Some(parts.path_and_query.clone());
-    }
-    if uri.authority.is_none() {
-        uri.scheme = None;
-    }
-    Uri::from_parts(uri).unwrap_or_default()
-}
-
-fn http2_headers(parts: &RequestParts, length: BodyLength) -> HeaderMap {
-    let mut headers = parts.headers.clone();
-    if let BodyLength::Known(length) = length {
-        headers.insert(header::CONTENT_LENGTH, length.into());
-    }
-    headers
 }

@@ -3,17 +3,13 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
-use http::header::HeaderName;
 use weft_config::authorize::{Access, AccessRequest, Authorization, Verdict, audits, evaluate};
 
 use super::Connection;
 use super::request::Incoming;
-use super::respond::Answer;
+use super::respond::{Answer, POLICY};
 use crate::logic::cause::Cause;
 use crate::state::ListenerState;
-
-/// Names the policy and rule that denied a request.
-const POLICY: HeaderName = HeaderName::from_static("weft-policy");
 
 /// Whether a request may pass; else the answer that says who denies it.
 pub fn request(
@@ -39,7 +35,6 @@ pub fn request(
     if let Ok(value) = HeaderValue::from_str(&who) {
         answer.headers.insert(POLICY, value);
     }
-    answer.detail = who.into();
     Err(answer)
 }
 

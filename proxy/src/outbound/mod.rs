@@ -19,6 +19,7 @@ mod opaque;
 mod record;
 mod request;
 mod respond;
+mod send_http2;
 mod series;
 mod session;
 mod sidecar;

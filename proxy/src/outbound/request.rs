@@ -166,7 +166,7 @@ pub async fn answer_now(
     record: &mut Record,
 ) -> bool {
     record.cause = answer.cause;
-    record.detail = answer.detail.clone();
+    record.detail = answer.said();
     record.status = answer.status.as_u16();
     // A body that nobody took in is still on its way on this connection.
     let keep = keep && side.is_ended();

@@ -12,6 +12,8 @@ use crate::net::http::message::{BodyLength, Side, StreamError};
 
 /// Names the reason of an answer of our own.
 pub const REASON: HeaderName = HeaderName::from_static("weft-reason");
+/// Names the policy and rule that denied a request.
+pub const POLICY: HeaderName = HeaderName::from_static("weft-policy");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -24,7 +26,7 @@ pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     /// Detail for the log and, with the cause, the body.
-    pub detail: Cow<'static, str>,
+    pub detail: &'static str,
 }
 
 impl Answer {
@@ -33,7 +35,7 @@ impl Answer {
             cause,
             status: cause.status(),
             headers: HeaderMap::new(),
-            detail: Cow::Borrowed(detail),
+            detail,
         }
     }
 
@@ -43,7 +45,7 @@ impl Answer {
             cause: Cause::FilterAnswered,
             status,
             headers,
-            detail: Cow::Borrowed(""),
+            detail: "",
         }
     }
 
@@ -88,6 +90,14 @@ impl Answer {
         }
     }
 
+    /// The detail, or the policy that denied.
+    pub fn said(&self) -> Cow<'static, str> {
+        match self.headers.get(POLICY).map(HeaderValue::to_str) {
+            Some(Ok(policy)) => Cow::Owned(policy.to_owned()),
+            _ => Cow::Borrowed(self.detail),
+        }
+    }
+
     /// Fills in headers and makes the body.
     fn complete(&mut self, grpc: bool) -> Bytes {
         if self.cause == Cause::FilterAnswered {
@@ -95,10 +105,11 @@ impl Answer {
         }
         let label = self.cause.label();
         self.headers.insert(REASON, HeaderValue::from_static(label));
-        let text = if self.detail.is_empty() {
+        let said = self.said();
+        let text = if said.is_empty() {
             format!("weft: {label}\n")
         } else {
-            format!("weft: {label}: {}\n", self.detail)
+            format!("weft: {label}: {said}\n")
         };
         if grpc {
             // Trailers-Only (gRPC over HTTP/2): always 200, the status in gRPC's own field.

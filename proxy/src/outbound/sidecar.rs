@@ -109,12 +109,15 @@ async fn find(
             Subject::Port(port) => runtime.port(*port).cloned(),
         }
     };
-    if let Some(listener) = look() {
-        listener.used.store(shared.now().0, Ordering::Relaxed);
-        return Ok(listener);
-    }
-    let known = mesh.ask(subject.clone()).await;
-    look().ok_or(known)
+    let found = match look() {
+        Some(listener) => listener,
+        None => {
+            let known = mesh.ask(subject.clone()).await;
+            look().ok_or(known)?
+        }
+    };
+    found.used.store(shared.now().0, Ordering::Relaxed);
+    Ok(found)
 }
 
 /// A connection for the local workload.

@@ -29,6 +29,9 @@ pub struct MeshState {
     /// Requests and opaque connections that came in for the local workload and
     /// have not ended: what the drain barrier waits for.
     pub inbound_in_flight: AtomicUsize,
+    /// What the local workload needs first is there: its certificate, its own
+    /// description, the destinations of its explicit listeners.
+    pub synced: AtomicBool,
     questions: mpsc::Sender<Question>,
 }
 
@@ -65,6 +68,7 @@ impl MeshState {
             tls: ArcSwapOption::empty(),
             refuse_unknown: AtomicBool::new(false),
             inbound_in_flight: AtomicUsize::new(0),
+            synced: AtomicBool::new(false),
             questions,
         };
         (Arc::new(state), receiver)

@@ -80,6 +80,16 @@ impl ServiceState {
         self.endpoints.load().commit();
     }
 
+    /// Takes the endpoints that a controller lists now.
+    pub fn set_listed(&self, listed: Vec<Endpoint>, now: Nanos) {
+        let resolved = self.resolved.lock();
+        let known = endpoints::known(&self.endpoints.load());
+        let policy = (&self.config.balancer, self.zone.as_ref());
+        let set = endpoints::merge(&listed, &resolved, &known, policy, now);
+        set.commit();
+        self.endpoints.store(Arc::new(set));
+    }
+
     /// Takes a new answer of DNS; true if the set of endpoints changed.
     pub fn set_resolved(&self, answer: Vec<Endpoint>, now: Nanos) -> bool {
         let mut resolved = self.resolved.lock();

@@ -53,6 +53,16 @@ pub enum MeshProtocol {
     Tcp,
 }
 
+impl Clone for Svid {
+    fn clone(&self) -> Self {
+        Self {
+            identity: self.identity.clone(),
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+        }
+    }
+}
+
 impl MeshProtocol {
     pub const ALL: [Self; 3] = [Self::Http1, Self::Http2, Self::Tcp];
 
@@ -189,6 +199,34 @@ impl MeshTls {
     pub fn server(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)
     }
+}
+
+/// How a controller is dialled: with our certificate once we have one.
+pub fn controller_client(trust: &Trust, svid: Option<Svid>) -> Result<ClientConfig, MeshTlsError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(MeshTlsError::Tls)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(trust)?));
+    let mut config = match svid {
+        None => builder.with_no_client_auth(),
+        Some(svid) => builder
+            .with_client_auth_cert(svid.chain, svid.key)
+            .map_err(MeshTlsError::Certificate)?,
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // Each connection proves who we are now.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// Whether the owner of a verified chain is a controller of its trust domain.
+pub fn expect_controller(chain: Option<&[CertificateDer<'_>]>) -> Result<(), Refusal> {
+    let found = peer_of(chain)?.identity;
+    let parts = (found.namespace(), found.service_account());
+    (parts == spiffe::CONTROLLER)
+        .then_some(())
+        .ok_or(Refusal::WrongIdentity)
 }
 
 /// The one certificate, whatever name the client asks for: the name says which

@@ -34,6 +34,7 @@ pub enum Event {
     MeshHandshake,
     Authorized,
     PassedThrough,
+    CertificateRenewed,
 }
 
 /// What the name of an event is a name of.
@@ -54,7 +55,7 @@ struct Family {
 }
 
 impl Event {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Opened,
         Self::Closed,
         Self::Refused,
@@ -75,6 +76,7 @@ impl Event {
         Self::MeshHandshake,
         Self::Authorized,
         Self::PassedThrough,
+        Self::CertificateRenewed,
     ];
 
     // tidy: allow size: a table
@@ -200,6 +202,12 @@ impl Event {
                 Process,
                 ["result", ""],
                 "Connections to what is no part of the mesh.",
+            ),
+            Self::CertificateRenewed => (
+                "weft_mesh_certificates_total",
+                Process,
+                ["result", ""],
+                "This workload's certificates asked of a controller.",
             ),
         };
         Family {

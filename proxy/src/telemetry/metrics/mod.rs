@@ -133,6 +133,11 @@ impl Metrics {
             .count(Event::Authorized, policy, [action, ""], 1);
     }
 
+    pub fn certificate_renewed(&self, result: &'static str) {
+        self.events
+            .count(Event::CertificateRenewed, "", [result, ""], 1);
+    }
+
     pub fn unknown_destination(&self, result: &'static str) {
         self.events.count(Event::PassedThrough, "", [result, ""], 1);
     }

@@ -98,7 +98,10 @@ fn refusal_of(error: &webpki::Error) -> Refusal {
         webpki::Error::CertExpired { .. } => Refusal::Expired,
         webpki::Error::CertNotValidYet { .. } => Refusal::NotYetValid,
         webpki::Error::CertRevoked => Refusal::Revoked,
-        webpki::Error::UnknownIssuer => Refusal::UnknownIssuer,
+        // A root of the same name with another key: as after a change of roots.
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            Refusal::UnknownIssuer
+        }
         _ => Refusal::BadCertificate,
     }
 }

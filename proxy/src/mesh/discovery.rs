@@ -1,0 +1,396 @@
+//! Learns from a controller what the workload needs: one delta xDS stream,
+//! resumed with what is held when it has to be opened again.
+//!
+//! **Invariant:** a response is acknowledged only once what it says is in force.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prost_types::{Struct, Value, value};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use weft_config::snapshot::Destination;
+use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
+
+use super::store::{Effect, Kind, Store};
+use super::{Backoff, Client, identity, link};
+use crate::control;
+use crate::health::with_sources;
+use crate::services::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use crate::state::mesh::{Known, Question, Subject};
+
+/// The largest response taken.
+const RESPONSE_BYTES_MAX: usize = 32 << 20;
+/// Requests that wait to be sent; each of our turns makes a handful.
+const REQUESTS_MAX: usize = 64;
+/// Changes within this time are published together.
+const COALESCE: Duration = Duration::from_millis(5);
+/// A destination that nobody has dialled for this long is forgotten.
+const IDLE: Duration = Duration::from_secs(600);
+const SWEEP: Duration = Duration::from_secs(60);
+/// Workers that wait for an answer; one more is told that nobody can say.
+const WAITING_MAX: usize = 4096;
+const INVALID_ARGUMENT: i32 = 3;
+
+/// What /mesh shows.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub controller: Option<String>,
+    pub resources: Vec<(&'static str, usize)>,
+    pub refused: Vec<(String, String)>,
+}
+
+/// Resources and what is wrong with them.
+type Refused = Vec<(String, String)>;
+
+struct Discovery {
+    client: Arc<Client>,
+    store: Store,
+    waiting: Vec<(Subject, oneshot::Sender<Known>)>,
+    /// Responses that are acknowledged once what they changed is in force.
+    unacknowledged: Vec<(Kind, String, Refused)>,
+    rebuild_at: Option<Instant>,
+    changed: BTreeSet<String>,
+}
+
+pub async fn run(client: Arc<Client>, mut questions: mpsc::Receiver<Question>) {
+    let mesh = &client.mesh.config;
+    let domain = mesh.identity.trust_domain();
+    let mut store = Store::new(&mesh.workload, domain, &mesh.application.to_string());
+    for destination in &client.pinned {
+        store.want(destination, true);
+    }
+    let mut discovery = Discovery {
+        client: Arc::clone(&client),
+        store,
+        waiting: Vec::new(),
+        unacknowledged: Vec::new(),
+        rebuild_at: None,
+        changed: BTreeSet::new(),
+    };
+    let mut backoff = Backoff::default();
+    let mut attempt = 0;
+    loop {
+        let problem = match discovery.connect(attempt, &mut questions).await {
+            Ok((requests, responses)) => {
+                let began = Instant::now();
+                let problem = discovery.serve(requests, responses, &mut questions).await;
+                if began.elapsed() > SWEEP {
+                    backoff.reset();
+                }
+                problem
+            }
+            Err(problem) => problem,
+        };
+        let controller = link::controller(mesh, attempt);
+        tracing::warn!(controller, %problem, "no connection to the controller; going on with what is known");
+        client.told.lock().controller = None;
+        discovery.unacknowledged.clear();
+        attempt += 1;
+        let mut pause = std::pin::pin!(backoff.pause());
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                Some(question) = questions.recv() => discovery.question(question, false),
+            }
+        }
+    }
+}
+
+type Requests = mpsc::Sender<DeltaDiscoveryRequest>;
+
+impl Discovery {
+    /// Opens a stream, once there is a certificate.
+    async fn connect(
+        &mut self,
+        attempt: usize,
+        questions: &mut mpsc::Receiver<Question>,
+    ) -> Result<(Requests, Streaming<DeltaDiscoveryResponse>), String> {
+        let client = Arc::clone(&self.client);
+        let opening = async {
+            let mut credentials = client.credentials.subscribe();
+            let present = credentials
+                .wait_for(Option::is_some)
+                .await
+                .map_err(|error| error.to_string())?
+                .clone()
+                .ok_or("no certificate")?;
+            let address = link::controller(&client.mesh.config, attempt);
+            let svid = Some(present.svid.clone());
+            let link = link::connect(address, &present.trust, svid)
+                .await
+                .map_err(|error| with_sources(&error))?;
+            let mut service = AggregatedDiscoveryServiceClient::with_origin(link, link::origin())
+                .max_decoding_message_size(RESPONSE_BYTES_MAX);
+            let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
+            let responses = service
+                .delta_aggregated_resources(ReceiverStream::new(outgoing))
+                .await
+                .map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
+            client.told.lock().controller = Some(address.to_owned());
+            tracing::info!(controller = address, "connected to the controller");
+            Ok((requests, responses.into_inner()))
+        };
+        let mut opening = std::pin::pin!(opening);
+        loop {
+            tokio::select! {
+                opened = &mut opening => return opened,
+                Some(question) = questions.recv() => self.question(question, false),
+            }
+        }
+    }
+
+    /// Follows one stream to its end; why it ended.
+    async fn serve(
+        &mut self,
+        requests: Requests,
+        mut responses: Streaming<DeltaDiscoveryResponse>,
+        questions: &mut mpsc::Receiver<Question>,
+    ) -> String {
+        self.store.reconnected();
+        let mut first = true;
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if !self.subscribe(&requests, &mut first) {
+                return "the controller does not read what we send".to_owned();
+            }
+            let publish = self.rebuild_at;
+            tokio::select! {
+                response = responses.message() => match response {
+                    Ok(Some(response)) => self.receive(response),
+                    Ok(None) => return "the controller ended the stream".to_owned(),
+                    Err(status) => return format!("{:?}: {}", status.code(), status.message()),
+                },
+                Some(question) = questions.recv() => self.question(question, true),
+                () = until(publish) => self.publish(&requests).await,
+                _ = sweep.tick() => self.sweep(),
+            }
+            if self.rebuild_at.is_none() {
+                self.publish(&requests).await;
+            }
+        }
+    }
+
+    /// Tells the stream what we want; false: it is stuck.
+    fn subscribe(&mut self, requests: &Requests, first: &mut bool) -> bool {
+        for (kind, add, drop) in self.store.subscriptions() {
+            let mut request = DeltaDiscoveryRequest {
+                type_url: kind.type_url().to_owned(),
+                resource_names_subscribe: add,
+                resource_names_unsubscribe: drop,
+                initial_resource_versions: self.store.versions(kind),
+                ..Default::default()
+            };
+            if *first {
+                request.node = Some(self.node());
+                *first = false;
+            }
+            if requests.try_send(request).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn node(&self) -> Node {
+        let text = |text: String| Value {
+            kind: Some(value::Kind::StringValue(text)),
+        };
+        let admin = ("admin".to_owned(), text(self.client.admin.to_string()));
+        Node {
+            id: self.client.mesh.config.workload.to_string(),
+            metadata: Some(Struct {
+                fields: [admin].into_iter().collect(),
+            }),
+            user_agent_name: "weft-proxy".to_owned(),
+            user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn receive(&mut self, response: DeltaDiscoveryResponse) {
+        let Some(kind) = Kind::of_type_url(&response.type_url) else {
+            tracing::warn!(type_url = %response.type_url, "the controller sent what we do not know; ignored");
+            return;
+        };
+        let mut effect = Effect::default();
+        for resource in &response.resources {
+            let bytes = resource.resource.as_ref().map_or(&[][..], |any| &any.value);
+            self.store
+                .set(kind, &resource.name, &resource.version, bytes, &mut effect);
+        }
+        for name in &response.removed_resources {
+            self.store.remove(kind, name, &mut effect);
+        }
+        for (name, problem) in &effect.refused {
+            tracing::error!(resource = %name, %problem, "what the controller sent is refused; what was there stays");
+        }
+        if effect.trust {
+            self.trust();
+        }
+        if effect.rebuild {
+            self.rebuild_at
+                .get_or_insert_with(|| Instant::now() + COALESCE);
+        }
+        self.changed.extend(effect.endpoints);
+        self.unacknowledged
+            .push((kind, response.nonce, effect.refused));
+    }
+
+    /// Puts a new trust bundle in use with the certificate that we have.
+    fn trust(&mut self) {
+        let Some(bundle) = self.store.trust() else {
+            return;
+        };
+        let present = self.client.credentials.borrow().clone();
+        let Some(present) = present else { return };
+        let trust = super::credentials::trust(bundle);
+        if trust != present.trust {
+            let mut renewed = (*present).clone();
+            renewed.trust = trust;
+            identity::install(&self.client, renewed);
+        }
+        if bundle.signing_root != present.signing_root {
+            self.client.renew.notify_one();
+        }
+    }
+
+    /// Puts in force what has changed, then answers and acknowledges.
+    async fn publish(&mut self, requests: &Requests) {
+        let shared = &self.client.shared;
+        let mesh = &self.client.mesh;
+        if self.rebuild_at.take().is_some() {
+            self.changed.clear();
+            let overlay = Box::new(self.store.overlay());
+            let (done, applied) = oneshot::channel();
+            let request = control::Request::Overlay(overlay, done);
+            let sent = self.client.requests.send(request).await;
+            if let (Ok(()), Ok(Err(problem))) = (sent, applied.await) {
+                tracing::error!(%problem, "what the controller sent cannot be put in force; what was there stays");
+            }
+            mesh.refuse_unknown
+                .store(self.store.refuses_unknown(), Ordering::Relaxed);
+            if self.store.is_synced() {
+                mesh.synced.store(true, Ordering::Relaxed);
+            }
+        }
+        let runtime = shared.runtime.load_full();
+        for name in std::mem::take(&mut self.changed) {
+            if let (Some(service), Some(endpoints)) =
+                (runtime.service_named(&name), self.store.endpoints(&name))
+            {
+                service.set_listed(endpoints, shared.now());
+            }
+        }
+        for (kind, nonce, refused) in std::mem::take(&mut self.unacknowledged) {
+            let request = acknowledgement(kind, nonce, &refused);
+            let _ = requests.try_send(request);
+            let mut told = self.client.told.lock();
+            told.refused
+                .retain(|(name, _)| !refused.iter().any(|(of, _)| of == name));
+            told.refused.extend(refused);
+            told.resources = Kind::ALL
+                .into_iter()
+                .map(|kind| (kind.type_url(), self.store.count(kind)))
+                .collect();
+        }
+        self.answer();
+    }
+
+    fn question(&mut self, question: Question, connected: bool) {
+        let Question { subject, answer } = question;
+        match &subject {
+            Subject::Port(port) => {
+                if self.store.want_port(*port) {
+                    self.rebuild_at.get_or_insert_with(Instant::now);
+                }
+            }
+            Subject::Destination(destination) => {
+                if self.store.knows(destination).is_none() && !self.store.has_room() {
+                    let _ = answer.send(Known::Unanswered);
+                    return;
+                }
+                self.store.want(destination, false);
+            }
+        }
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push((subject, answer));
+        }
+        if connected {
+            self.answer();
+        }
+    }
+
+    fn answer(&mut self) {
+        let runtime = self.client.shared.runtime.load();
+        let store = &self.store;
+        let waiting = std::mem::take(&mut self.waiting);
+        for (subject, answer) in waiting {
+            let known = match &subject {
+                Subject::Port(port) => runtime.port(*port).map(|_| Known::Published),
+                Subject::Destination(destination) => match store.knows(destination) {
+                    Some(true) if runtime.destination(destination).is_some() => {
+                        Some(Known::Published)
+                    }
+                    Some(false) => Some(Known::Stranger),
+                    _ => None,
+                },
+            };
+            match known {
+                Some(known) => drop(answer.send(known)),
+                None if answer.is_closed() => {}
+                None => self.waiting.push((subject, answer)),
+            }
+        }
+    }
+
+    /// Forgets what nobody dials any more.
+    fn sweep(&mut self) {
+        let shared = &self.client.shared;
+        let runtime = shared.runtime.load();
+        let now = shared.now().0;
+        let idle = u64::try_from(IDLE.as_nanos()).unwrap_or(u64::MAX);
+        let unused = |name: &str| {
+            let listener = Destination::parse(name)
+                .and_then(|destination| runtime.destination(&destination).cloned());
+            listener.is_some_and(|listener| {
+                let used = listener.used.load(Ordering::Relaxed);
+                listener.connections.load(Ordering::Relaxed) == 0 && now.saturating_sub(used) > idle
+            })
+        };
+        if self.store.forget(unused) {
+            self.rebuild_at.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn acknowledgement(
+    kind: Kind,
+    nonce: String,
+    refused: &[(String, String)],
+) -> DeltaDiscoveryRequest {
+    let problems: Vec<String> = refused
+        .iter()
+        .map(|(name, problem)| format!("{name}: {problem}"))
+        .collect();
+    DeltaDiscoveryRequest {
+        type_url: kind.type_url().to_owned(),
+        response_nonce: nonce,
+        error_detail: (!problems.is_empty()).then(|| Status {
+            code: INVALID_ARGUMENT,
+            message: problems.join("\n"),
+        }),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,125 @@
+//! The mesh client, on the control thread: gets and renews this workload's
+//! certificate (`identity`), learns from a controller what the workload needs
+//! (`discovery`, over a `link`), and keeps what was learned (`store`, pure).
+//!
+//! **Invariant:** whatever a controller does or fails to do, what was published
+//! stays until something better is whole.
+
+pub mod credentials;
+mod discovery;
+mod identity;
+mod inbound;
+mod link;
+mod resource;
+mod store;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use weft_config::snapshot::Destination;
+use weft_config::wire;
+
+use crate::control;
+use crate::state::Shared;
+use crate::state::mesh::{MeshState, Question};
+use credentials::Credentials;
+
+pub use discovery::Told;
+
+/// First and longest pause between attempts.
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(20);
+
+/// What the tasks of the client share.
+#[derive(Debug)]
+struct Client {
+    mesh: Arc<MeshState>,
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<control::Request>,
+    /// Destinations of explicit listeners: never forgotten.
+    pinned: Vec<Destination>,
+    admin: SocketAddr,
+    credentials: watch::Sender<Option<Arc<Credentials>>>,
+    /// The root that signs now is not the one that signed ours.
+    renew: Notify,
+    told: Arc<parking_lot::Mutex<Told>>,
+}
+
+/// What a mesh client is started with.
+#[derive(Debug)]
+pub struct Setting {
+    pub shared: Arc<Shared>,
+    pub requests: mpsc::Sender<control::Request>,
+    pub questions: mpsc::Receiver<Question>,
+    pub pinned: Vec<Destination>,
+    /// Where others reach our metrics.
+    pub admin: SocketAddr,
+}
+
+/// Owner of the client's tasks.
+#[derive(Debug)]
+pub struct MeshClient {
+    _tasks: JoinSet<()>,
+    client: Arc<Client>,
+}
+
+impl MeshClient {
+    /// `None`: the process is no sidecar.
+    pub fn start(setting: Setting) -> Option<Self> {
+        let mesh = Arc::clone(setting.shared.mesh.as_ref()?);
+        let client = Arc::new(Client {
+            mesh,
+            shared: setting.shared,
+            requests: setting.requests,
+            pinned: setting.pinned,
+            admin: setting.admin,
+            credentials: watch::Sender::new(None),
+            renew: Notify::new(),
+            told: Arc::default(),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(identity::run(Arc::clone(&client)));
+        tasks.spawn(discovery::run(Arc::clone(&client), setting.questions));
+        Some(Self {
+            _tasks: tasks,
+            client,
+        })
+    }
+
+    /// What /mesh shows.
+    pub fn told(&self) -> Arc<parking_lot::Mutex<Told>> {
+        Arc::clone(&self.client.told)
+    }
+
+    /// Takes the workload out of rotation; who used it, and who has acknowledged.
+    pub fn leave(
+        &self,
+        limit: Duration,
+    ) -> impl Future<Output = Option<wire::LeaveResponse>> + use<> {
+        let client = Arc::clone(&self.client);
+        async move { identity::leave(&client, limit).await }
+    }
+}
+
+/// Grows with each attempt, and is different for everybody.
+#[derive(Debug, Default)]
+struct Backoff(u32);
+
+impl Backoff {
+    fn reset(&mut self) {
+        self.0 = 0;
+    }
+
+    async fn pause(&mut self) {
+        let longest = BACKOFF_FIRST
+            .saturating_mul(1 << self.0.min(10))
+            .min(BACKOFF_MAX);
+        self.0 = self.0.saturating_add(1);
+        let share = rand::rng().random_range(0.5..1.0);
+        tokio::time::sleep(longest.mul_f64(share)).await;
+    }
+}
