@@ -4,6 +4,7 @@
 
 mod demo;
 mod guard;
+mod token;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -14,7 +15,9 @@ const EXAMPLES: &str = "\
 Examples:
   weft demo                           real programs behind the proxy, for 40 seconds
   weft demo --seconds 90 --rate 600   longer, and twice the load
-  weft demo -o json | tail -1         what was sent and lost, for a script";
+  weft demo -o json | tail -1         what was sent and lost, for a script
+  weft token --ns shop --sa payment --ca-dir mesh/ca > token
+                                      for the sidecar of one workload";
 
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, about = "Weft, a service mesh and load balancer", after_help = EXAMPLES)]
@@ -27,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Real programs behind the proxy under load, one killed and all replaced
     Demo(demo::Arguments),
+    /// A join token, by which a sidecar gets its first certificate
+    Token(token::Arguments),
     /// Ends the programs of a demo that was killed before it could
     #[command(hide = true)]
     Guard,
@@ -35,6 +40,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Token(arguments) => token::run(&arguments),
         Command::Guard => guard::run(),
     };
     result.unwrap_or_else(|error| {
