@@ -20,6 +20,7 @@ pub mod frames;
 pub mod h2load;
 pub mod http2;
 pub mod load;
+pub mod mesh;
 pub mod metrics;
 pub mod nginx;
 pub mod port;

@@ -27,38 +27,34 @@ const WORKERS: u32 = 2;
 #[must_use]
 pub fn binary() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        if let Some(path) = env::var_os(BINARY) {
-            return PathBuf::from(path);
-        }
-        // target/PROFILE/deps/test-0123
-        let test = env::current_exe().expect("this test has a path");
-        let folder = test
-            .ancestors()
-            .nth(2)
-            .expect("a test lies in target/PROFILE/deps");
-        let profile = match folder.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => "dev",
-            Some(name) => name,
-        };
-        let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "-p",
-                "weft-proxy",
-                "--bin",
-                "weft-proxy",
-            ])
-            .args(["--profile", profile])
-            .current_dir(root())
-            .status();
-        assert!(
-            built.is_ok_and(|status| status.success()),
-            "weft-proxy does not build"
-        );
-        folder.join("weft-proxy")
+    BUILT.get_or_init(|| match env::var_os(BINARY) {
+        Some(path) => PathBuf::from(path),
+        None => built("weft-proxy"),
     })
+}
+
+/// Builds a program of ours, named as its package.
+pub(crate) fn built(package: &str) -> PathBuf {
+    // target/PROFILE/deps/test-0123
+    let test = env::current_exe().expect("this test has a path");
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .expect("a test lies in target/PROFILE/deps");
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "-p", package, "--bin", package])
+        .args(["--profile", profile])
+        .current_dir(root())
+        .status();
+    assert!(
+        built.is_ok_and(|status| status.success()),
+        "{package} does not build"
+    );
+    folder.join(package)
 }
 
 pub struct Proxy {

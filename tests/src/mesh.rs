@@ -1,0 +1,217 @@
+//! A mesh on this machine: a real controller over a directory of manifests, and sidecars that get
+//! their certificates from it. Each workload has a loopback address of its own.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use weft_config::status::Status;
+use weft_controller::ca::token;
+
+use crate::eventually;
+use crate::port;
+use crate::process::Program;
+use crate::proxy::{Proxy, built};
+use crate::raw::Raw;
+
+/// Where sidecars take mTLS.
+const MESH_PORT: u16 = 14008;
+/// Where every application listens.
+pub const APPLICATION_PORT: u16 = 8080;
+
+pub struct Mesh {
+    pub folder: TempDir,
+    pub controller: Program,
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// A workload with its sidecar.
+pub struct Sidecar {
+    pub proxy: Proxy,
+    pub address: IpAddr,
+    pub uid: String,
+    /// Where its explicit listeners are.
+    pub upstreams: Vec<SocketAddr>,
+}
+
+impl Sidecar {
+    #[must_use]
+    pub fn application(&self) -> SocketAddr {
+        SocketAddr::new(self.address, APPLICATION_PORT)
+    }
+
+    #[must_use]
+    pub fn inbound(&self) -> SocketAddr {
+        SocketAddr::new(self.address, MESH_PORT)
+    }
+
+    /// Passes the drain barrier; what the sidecar said of it.
+    #[must_use]
+    pub fn drain(&self) -> Value {
+        let mut raw = Raw::connect(self.proxy.admin);
+        raw.send("POST /drain HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n");
+        let answer = raw.answer();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        serde_json::from_slice(&answer.body).expect("it answers JSON")
+    }
+}
+
+/// A loopback address that nobody else in these tests has.
+fn own_address() -> IpAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let number = u8::try_from(next).expect("a test binary has few workloads");
+    IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), low, number))
+}
+
+fn start_controller(folder: &Path, listen: SocketAddr, admin: SocketAddr) -> Program {
+    static BUILT: OnceLock<std::path::PathBuf> = OnceLock::new();
+    let binary = BUILT.get_or_init(|| built("weft-controller"));
+    let mut command = Command::new(binary);
+    command
+        .arg("--manifests")
+        .arg(folder.join("manifests"))
+        .arg("--ca-dir")
+        .arg(folder.join("ca"))
+        .args(["--listen", &listen.to_string()])
+        .args(["--admin", &admin.to_string()]);
+    let mut program = Program::start("weft-controller", &mut command, folder);
+    program.accepts(admin);
+    program
+}
+
+impl Mesh {
+    #[must_use]
+    pub fn start() -> Self {
+        let folder = TempDir::new().expect("a folder can be made");
+        fs::create_dir(folder.path().join("manifests")).expect("a folder can be made");
+        let (listen, admin) = (port::free_address(), port::free_address());
+        Self {
+            controller: start_controller(folder.path(), listen, admin),
+            folder,
+            listen,
+            admin,
+        }
+    }
+
+    /// Starts the controller again, where it was.
+    pub fn restart_controller(&mut self) {
+        self.controller = start_controller(self.folder.path(), self.listen, self.admin);
+    }
+
+    /// Writes a manifest, whole.
+    pub fn apply(&self, name: &str, yaml: &str) {
+        let folder = self.folder.path().join("manifests");
+        let fresh = folder.join(format!(".{name}"));
+        fs::write(&fresh, yaml).expect("it can be written");
+        fs::rename(fresh, folder.join(format!("{name}.yaml"))).expect("it can be renamed");
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let answer = Raw::connect(self.admin).get("/status");
+        serde_json::from_slice(&answer.body).expect("it answers its status")
+    }
+
+    /// A headless-by-name service `shop/NAME:80` of these sidecars' applications.
+    pub fn service(&self, name: &str, sidecars: &[&Sidecar]) {
+        let mut yaml = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{ports: [{{name: auto, port: 80}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}-1, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+             addressType: IPv4\nports: [{{name: auto, port: {APPLICATION_PORT}}}]\nendpoints:\n"
+        );
+        for sidecar in sidecars {
+            let (address, uid) = (sidecar.address, &sidecar.uid);
+            yaml.push_str(&format!(
+                "- {{addresses: ['{address}'], targetRef: {{kind: Pod, name: {uid}, uid: {uid}}}}}\n"
+            ));
+        }
+        self.apply(name, &yaml);
+    }
+
+    /// Starts a workload's sidecar, with a listener for each of `upstreams` (`service.namespace:port`).
+    #[must_use]
+    pub fn sidecar(&self, account: &str, upstreams: &[&str]) -> Sidecar {
+        let address = own_address();
+        let uid = format!("{account}-{}", address.to_string().replace('.', "-"));
+        self.apply(
+            &uid,
+            &format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {uid}, namespace: shop, uid: {uid}, \
+                 labels: {{app: {account}}}, annotations: {{weft.dev/inbound: '{MESH_PORT}'}}}}\n\
+                 spec: {{serviceAccountName: {account}, containers: []}}\nstatus: {{podIP: {address}}}\n"
+            ),
+        );
+        self.sidecar_at(address, (account, &uid), upstreams)
+    }
+
+    fn sidecar_at(
+        &self,
+        address: IpAddr,
+        (account, uid): (&str, &str),
+        upstreams: &[&str],
+    ) -> Sidecar {
+        let ca = self.folder.path().join("ca");
+        let token = token::mint(&ca, ("shop", account, uid), Duration::from_secs(60), 1)
+            .expect("a token can be made");
+        let file = self.folder.path().join(format!("{uid}.token"));
+        fs::write(&file, token).expect("it can be written");
+        let mut listeners = vec![json!({
+            "name": "inbound",
+            "address": SocketAddr::new(address, MESH_PORT).to_string(),
+            "role": "inbound",
+        })];
+        let mut dialled = Vec::new();
+        for upstream in upstreams {
+            let own = port::free_address();
+            listeners.push(json!({
+                "name": upstream,
+                "address": own.to_string(),
+                "role": "outbound",
+                "destination": upstream,
+            }));
+            dialled.push(own);
+        }
+        let config = json!({
+            "settings": {"mesh": {
+                "controllers": [self.listen.to_string()],
+                "trustBundle": ca.join("trust.pem"),
+                "token": file,
+                "namespace": "shop",
+                "serviceAccount": account,
+                "workload": uid,
+                "addresses": [address.to_string()],
+            }},
+            "listeners": listeners,
+        });
+        Sidecar {
+            proxy: Proxy::start(config),
+            address,
+            uid: uid.to_owned(),
+            upstreams: dialled,
+        }
+    }
+
+    /// Waits until every connected proxy has acknowledged the present revision.
+    pub fn settled(&self) {
+        eventually("everybody having everything", || {
+            let status = self.status();
+            let behind = |revision: u64| revision < status.revision;
+            (!status
+                .proxies
+                .iter()
+                .any(|proxy| behind(proxy.acknowledged)))
+            .then_some(())
+        });
+    }
+}
