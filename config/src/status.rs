@@ -29,8 +29,6 @@ pub struct RootStatus {
     pub not_after: u64,
     /// Signs new certificates now.
     pub signing: bool,
-    /// Connected proxies whose certificate it signed.
-    pub proxies: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

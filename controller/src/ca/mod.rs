@@ -208,6 +208,20 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> Vec<u8> {
         .to_vec()
 }
 
+/// Whose a certificate is, and when it ends (seconds since the Unix epoch).
+pub fn subject_and_end(certificate: &CertificateDer<'_>) -> (String, u64) {
+    match x509_parser::parse_x509_certificate(certificate) {
+        Ok((_, parsed)) => {
+            let end = parsed.validity().not_after.timestamp();
+            (
+                parsed.subject().to_string(),
+                u64::try_from(end).unwrap_or(0),
+            )
+        }
+        Err(_) => Default::default(),
+    }
+}
+
 fn stamps(directory: &Path) -> Vec<Option<SystemTime>> {
     ["ca.crt", "ca.key", "bundle.pem"]
         .iter()

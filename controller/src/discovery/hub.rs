@@ -18,7 +18,7 @@ use weft_config::status::{self, ProxyStatus, RootStatus, SourceError};
 use weft_config::wire::LeaveResponse;
 
 use super::Caller;
-use crate::ca::{Ca, fingerprint, token};
+use crate::ca::{Ca, fingerprint, subject_and_end, token};
 use crate::index::{Objects, View};
 
 /// Connected proxies.
@@ -272,10 +272,14 @@ impl Hub {
                 .roots
                 .iter()
                 .enumerate()
-                .map(|(index, root)| RootStatus {
-                    fingerprint: hex(&fingerprint(root)),
-                    signing: index == 0,
-                    ..RootStatus::default()
+                .map(|(index, root)| {
+                    let (subject, not_after) = subject_and_end(root);
+                    RootStatus {
+                        subject,
+                        fingerprint: hex(&fingerprint(root)),
+                        not_after,
+                        signing: index == 0,
+                    }
                 })
                 .collect(),
             errors: state.errors.clone(),

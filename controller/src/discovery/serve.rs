@@ -150,7 +150,7 @@ fn identify(leaf: &CertificateDer<'_>, trust_domain: &str, peer: SocketAddr) -> 
     Some(Caller {
         identity,
         workload: workload.to_owned(),
-        expires: 0,
+        expires: crate::ca::subject_and_end(leaf).1,
         address: peer.to_string(),
     })
 }
