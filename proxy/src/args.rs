@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
 
+use crate::capture::Capture;
 use crate::telemetry::log::LogFormat;
 
 const EXAMPLES: &str = "\
@@ -13,6 +14,7 @@ Examples:
   weft-proxy --config weft.yaml --check         validate; every mistake on a line, exit 1
   weft-proxy --config weft.yaml --explain 'GET http://shop.example/cart' -H 'x-user: 7'
                                                 what would happen to this request, and why
+  weft-proxy capture --help                     have the kernel hand traffic to a sidecar
 
 Signals:
   SIGTERM, SIGINT  drain: finish what runs, then exit (a second one: exit now)
@@ -26,7 +28,30 @@ refused and the last good one stays. State and metrics: http://127.0.0.1:14020/"
 
 /// An L4/L7 load balancer: the data plane of the Weft service mesh.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "weft-proxy", version, after_help = EXAMPLES)]
+#[command(
+    name = "weft-proxy",
+    version,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Without a command: how the proxy runs. Then it is there, as `--config` is required.
+    #[command(flatten)]
+    pub run: Option<Args>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    Capture(Capture),
+}
+
+/// How the proxy runs.
+#[derive(Clone, Debug, Arguments)]
 pub struct Args {
     /// The configuration file (YAML or JSON).
     #[arg(short, long, value_name = "FILE")]
@@ -90,21 +115,29 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
+    fn parse(arguments: &[&str]) -> Result<CommandLine, clap::Error> {
+        CommandLine::try_parse_from(["weft-proxy"].iter().chain(arguments))
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
-        let args = Args::try_parse_from([
-            "weft-proxy",
-            "-c",
-            "x",
-            "--explain",
-            "/",
-            "-H",
-            "a: b",
-            "-o",
-            "json",
-        ]);
-        assert_eq!(args.unwrap().output, Output::Json);
-        assert!(Args::try_parse_from(["weft-proxy", "-c", "x", "-H", "a: b"]).is_err());
+        CommandLine::command().debug_assert();
+        let line = parse(&["-c", "x", "--explain", "/", "-H", "a: b", "-o", "json"]).unwrap();
+        assert!(line.command.is_none());
+        assert_eq!(line.run.unwrap().output, Output::Json);
+        assert!(parse(&["-c", "x", "-H", "a: b"]).is_err());
+        assert!(parse(&[]).is_err(), "--config is required");
+        assert!(parse(&["--check"]).is_err(), "--config is required");
+    }
+
+    #[test]
+    fn capture_needs_no_configuration() {
+        let line = parse(&["capture", "--undo"]).unwrap();
+        assert!(line.run.is_none());
+        let Some(Command::Capture(capture)) = line.command else {
+            panic!("{line:?}");
+        };
+        assert!(capture.undo);
+        assert!(parse(&["-c", "x", "capture"]).is_err());
     }
 }

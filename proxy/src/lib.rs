@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod app;
 pub mod args;
+pub mod capture;
 pub mod control;
 pub mod drain;
 pub mod handover;

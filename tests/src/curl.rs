@@ -24,8 +24,13 @@ impl Curled {
 
 /// Runs curl with these arguments, silent, within 30 seconds.
 pub fn curl(arguments: &[&str]) -> Curled {
-    let output = Command::new("curl")
-        .args(["-s", "-S", "-m", "30", "--noproxy", "*"])
+    curl_by(Command::new("curl"), &[&["-m", "30"], arguments].concat())
+}
+
+/// The same by a command that ends in curl, without its time limit.
+pub fn curl_by(mut command: Command, arguments: &[&str]) -> Curled {
+    let output = command
+        .args(["-s", "-S", "--noproxy", "*"])
         .args(["-w", "\n%{http_code} %{http_version}"])
         .args(arguments)
         .output()

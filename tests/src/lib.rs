@@ -22,6 +22,7 @@ pub mod http2;
 pub mod load;
 pub mod mesh;
 pub mod metrics;
+pub mod namespace;
 pub mod nginx;
 pub mod port;
 pub mod postgres;

@@ -91,9 +91,15 @@ fn start_controller(folder: &Path, listen: SocketAddr, admin: SocketAddr) -> Pro
 impl Mesh {
     #[must_use]
     pub fn start() -> Self {
+        Self::start_at(port::free_address())
+    }
+
+    /// The same with the controller at an address that others reach.
+    #[must_use]
+    pub fn start_at(listen: SocketAddr) -> Self {
         let folder = TempDir::new().expect("a folder can be made");
         fs::create_dir(folder.path().join("manifests")).expect("a folder can be made");
-        let (listen, admin) = (port::free_address(), port::free_address());
+        let admin = port::free_address();
         Self {
             controller: start_controller(folder.path(), listen, admin),
             folder,
@@ -123,9 +129,18 @@ impl Mesh {
 
     /// A headless-by-name service `shop/NAME:80` of these sidecars' applications.
     pub fn service(&self, name: &str, sidecars: &[&Sidecar]) {
+        self.service_with(name, "", sidecars);
+    }
+
+    /// The same with a clusterIP.
+    pub fn service_at(&self, name: &str, address: &str, sidecars: &[&Sidecar]) {
+        self.service_with(name, &format!("clusterIP: {address}, "), sidecars);
+    }
+
+    fn service_with(&self, name: &str, spec: &str, sidecars: &[&Sidecar]) {
         let mut yaml = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
-             spec: {{ports: [{{name: auto, port: 80}}]}}\n---\n\
+             spec: {{{spec}ports: [{{name: auto, port: 80}}]}}\n---\n\
              apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
              metadata: {{name: {name}-1, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
              addressType: IPv4\nports: [{{name: auto, port: {APPLICATION_PORT}}}]\nendpoints:\n"
@@ -143,29 +158,7 @@ impl Mesh {
     #[must_use]
     pub fn sidecar(&self, account: &str, upstreams: &[&str]) -> Sidecar {
         let address = own_address();
-        let uid = format!("{account}-{}", address.to_string().replace('.', "-"));
-        self.apply(
-            &uid,
-            &format!(
-                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {uid}, namespace: shop, uid: {uid}, \
-                 labels: {{app: {account}}}, annotations: {{weft.dev/inbound: '{MESH_PORT}'}}}}\n\
-                 spec: {{serviceAccountName: {account}, containers: []}}\nstatus: {{podIP: {address}}}\n"
-            ),
-        );
-        self.sidecar_at(address, (account, &uid), upstreams)
-    }
-
-    fn sidecar_at(
-        &self,
-        address: IpAddr,
-        (account, uid): (&str, &str),
-        upstreams: &[&str],
-    ) -> Sidecar {
-        let ca = self.folder.path().join("ca");
-        let token = token::mint(&ca, ("shop", account, uid), Duration::from_secs(60), 1)
-            .expect("a token can be made");
-        let file = self.folder.path().join(format!("{uid}.token"));
-        fs::write(&file, token).expect("it can be written");
+        let uid = self.pod(address, account, &MESH_PORT.to_string());
         let mut listeners = vec![json!({
             "name": "inbound",
             "address": SocketAddr::new(address, MESH_PORT).to_string(),
@@ -182,6 +175,49 @@ impl Mesh {
             }));
             dialled.push(own);
         }
+        Sidecar {
+            upstreams: dialled,
+            ..self.sidecar_at(address, (account, &uid), listeners)
+        }
+    }
+
+    /// Starts the sidecar of a workload whose traffic is captured.
+    #[must_use]
+    pub fn captured(&self, address: &str, account: &str) -> Sidecar {
+        let address = address.parse().expect("it is an address");
+        let uid = self.pod(address, account, "captured");
+        let listeners = vec![
+            json!({"name": "outbound", "address": "[::]:14001", "role": "outbound"}),
+            json!({"name": "inbound", "address": "[::]:14006", "role": "inbound"}),
+        ];
+        self.sidecar_at(address, (account, &uid), listeners)
+    }
+
+    /// Writes a pod's manifest; its UID.
+    fn pod(&self, address: IpAddr, account: &str, inbound: &str) -> String {
+        let uid = format!("{account}-{}", address.to_string().replace('.', "-"));
+        self.apply(
+            &uid,
+            &format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {uid}, namespace: shop, uid: {uid}, \
+                 labels: {{app: {account}}}, annotations: {{weft.dev/inbound: '{inbound}'}}}}\n\
+                 spec: {{serviceAccountName: {account}, containers: []}}\nstatus: {{podIP: {address}}}\n"
+            ),
+        );
+        uid
+    }
+
+    fn sidecar_at(
+        &self,
+        address: IpAddr,
+        (account, uid): (&str, &str),
+        listeners: Vec<Value>,
+    ) -> Sidecar {
+        let ca = self.folder.path().join("ca");
+        let token = token::mint(&ca, ("shop", account, uid), Duration::from_secs(60), 1)
+            .expect("a token can be made");
+        let file = self.folder.path().join(format!("{uid}.token"));
+        fs::write(&file, token).expect("it can be written");
         let config = json!({
             "settings": {"mesh": {
                 "controllers": [self.listen.to_string()],
@@ -198,7 +234,7 @@ impl Mesh {
             proxy: Proxy::start(config),
             address,
             uid: uid.to_owned(),
-            upstreams: dialled,
+            upstreams: Vec::new(),
         }
     }
 

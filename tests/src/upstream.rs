@@ -179,10 +179,11 @@ impl Upstream {
     /// Ends it: the port refuses from here on, every connection is closed.
     pub fn stop(&mut self) {
         self.state.stopping.store(true, Ordering::SeqCst);
+        let Some(accepting) = self.accepting.take() else {
+            return;
+        };
         let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
-        if let Some(accepting) = self.accepting.take() {
-            let _ = accepting.join();
-        }
+        let _ = accepting.join();
         self.drop_connections();
     }
 }

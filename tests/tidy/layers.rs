@@ -28,6 +28,7 @@ const PROXY: Heights = &[
     ("outbound", 3),
     ("admin", 3),
     ("args", SHARED_HEIGHT),
+    ("capture", SHARED_HEIGHT),
     ("control", SHARED_HEIGHT),
     ("drain", SHARED_HEIGHT),
     ("handover", SHARED_HEIGHT),

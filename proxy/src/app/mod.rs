@@ -23,7 +23,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use weft_config::explain::{ExplainRequest, explain};
 
-use crate::args::{Args, Output};
+use crate::args::{Args, Command, CommandLine, Output};
+use crate::capture;
 use crate::control::{Applied, Control, REQUESTS_MAX};
 use crate::handover::{self, Taken};
 use crate::health::with_sources;
@@ -53,18 +54,28 @@ impl Fatal {
 }
 
 /// Does what the command line asks.
-pub fn run(args: &Args) -> ExitCode {
-    let done = if args.check {
-        check(args)
-    } else if let Some(request) = &args.explain {
-        explain_request(args, request)
-    } else {
-        start(args)
+pub fn run(line: &CommandLine) -> ExitCode {
+    let done = match (&line.command, &line.run) {
+        (Some(Command::Capture(asked)), _) => capture::run(asked)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| Fatal::new("capture", &error)),
+        (None, Some(args)) => run_with(args),
+        (None, None) => Err(Fatal("--config FILE is missing; see --help".to_owned())),
     };
     done.unwrap_or_else(|Fatal(errors)| {
         eprintln!("{errors}");
         ExitCode::FAILURE
     })
+}
+
+fn run_with(args: &Args) -> Result<ExitCode, Fatal> {
+    if args.check {
+        check(args)
+    } else if let Some(request) = &args.explain {
+        explain_request(args, request)
+    } else {
+        start(args)
+    }
 }
 
 fn config_file(args: &Args) -> ConfigFile {

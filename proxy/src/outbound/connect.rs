@@ -316,7 +316,7 @@ impl Dial<'_> {
 
     async fn open_stream(&self) -> Result<Stream, ConnectError> {
         let address = match self.endpoint.peer() {
-            Some(peer) => peer.address,
+            Some(peer) => self.mesh_address(peer),
             None => self.endpoint.address(),
         };
         let tcp = match TcpStream::connect(address).await {

@@ -2,6 +2,7 @@
 //! be exactly the expected workload; and what the sidecars tell each other in
 //! the heads of answers.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,6 +99,26 @@ impl Dial<'_> {
             MeshProtocol::Http2
         } else {
             MeshProtocol::Http1
+        }
+    }
+
+    /// Where the peer's sidecar takes mTLS. What a workload sends to itself is
+    /// captured nowhere (it stays on loopback, and what we dial never is), so it
+    /// goes to our own inbound listener and not past it to the application.
+    pub(super) fn mesh_address(&self, peer: &Peer) -> SocketAddr {
+        let shared = &self.connection.worker.shared;
+        let mesh = shared.mesh.as_ref();
+        let own = mesh.is_some_and(|mesh| mesh.config.workload == peer.workload);
+        if !own || peer.address != self.endpoint.address() {
+            return peer.address;
+        }
+        let runtime = shared.runtime.load();
+        match runtime.inbound().map(|inbound| inbound.config.address) {
+            Some(inbound) if inbound.ip().is_unspecified() => {
+                SocketAddr::new(peer.address.ip(), inbound.port())
+            }
+            Some(inbound) => inbound,
+            None => peer.address,
         }
     }
 

@@ -113,6 +113,12 @@ impl Runtime {
         self.listeners.get(*self.ports.get(&port)?)
     }
 
+    /// Where a sidecar takes what is meant for its workload.
+    pub fn inbound(&self) -> Option<&Arc<ListenerState>> {
+        let mut listeners = self.listeners.iter();
+        listeners.find(|listener| listener.config.role == ListenerRole::Inbound)
+    }
+
     /// The service of this name.
     pub fn service_named(&self, name: &str) -> Option<&Arc<ServiceState>> {
         self.services.get(*self.services_by_name.get(name)?)

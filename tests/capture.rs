@@ -1,0 +1,248 @@
+//! Real captured traffic, in network namespaces: what an unmodified program dials goes through two
+//! sidecars by mTLS, what is no part of the mesh passes as it is, nothing goes round in a loop, and
+//! `--undo` leaves nothing behind.
+//!
+//! The sidecars run as root here and capture leaves root alone; the programs are nobody's.
+
+use std::process::{Command, Output};
+
+use weft_tests::curl::{Curled, curl_by};
+use weft_tests::eventually;
+use weft_tests::mesh::{Mesh, Sidecar};
+use weft_tests::namespace::{Host, Pair};
+use weft_tests::proxy::binary;
+use weft_tests::upstream::Upstream;
+
+/// Address of the service; nobody has it.
+const SERVICE: &str = "http://10.96.0.10";
+/// Reached without a sidecar: a controller, and a stranger to the mesh.
+const CONTROLLER: &str = "10.88.0.2:14010";
+const STRANGER: &str = "10.88.0.2:9999";
+
+fn capture(host: &Host, arguments: &[&str]) -> Output {
+    let (all, binary) = ([&["capture"], arguments].concat(), binary());
+    host.within(|| Command::new(binary).args(all).output())
+        .expect("it can be run")
+}
+
+fn captured(host: &Host) {
+    // Twice: it replaces what is there.
+    for _ in 0..2 {
+        let arguments = ["--uid=0", "--skip-inbound-ports=14010,9999"];
+        let output = capture(host, &arguments);
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+fn rules(host: &Host) -> String {
+    let output = host.within(|| {
+        Command::new("/usr/sbin/nft")
+            .args(["list", "ruleset"])
+            .output()
+    });
+    let output = output.expect("nft can be run; `make test` installs it");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// As a program that knows nothing of any sidecar; `root` is not captured.
+fn ask(host: &Host, user: &str, url: &str) -> Curled {
+    host.within(|| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", user, "--clear-groups", "curl", "-m", "5"]);
+        curl_by(command, &[url])
+    })
+}
+
+fn program(host: &Host, url: &str) -> Curled {
+    ask(host, "65534", url)
+}
+
+fn counted(host: &Host, sidecar: &Sidecar, metric: &str, labels: &[(&str, &str)]) -> f64 {
+    host.within(|| sidecar.proxy.metrics().sum(metric, labels))
+}
+
+fn handshakes(host: &Host, sidecar: &Sidecar, direction: &str) -> f64 {
+    let labels = [("direction", direction), ("result", "ok")];
+    counted(host, sidecar, "weft_mesh_handshakes_total", &labels)
+}
+
+/// A client on one host; `shop/web`, a controller and a stranger on the other; both captured.
+struct Shop {
+    client: Sidecar,
+    web: Sidecar,
+    application: Upstream,
+    stranger: Upstream,
+    mesh: Mesh,
+    pair: Pair,
+}
+
+impl Shop {
+    fn open(name: &str) -> Option<Self> {
+        let pair = Pair::new(name)?;
+        let mesh = pair
+            .two
+            .within(|| Mesh::start_at(CONTROLLER.parse().expect("it is an address")));
+        let web = pair.two.within(|| mesh.captured("10.88.0.2", "web"));
+        mesh.service_at("web", "10.96.0.10", &[&web]);
+        let (application, stranger) = pair.two.within(|| {
+            (
+                Upstream::echo_at(web.application(), "web"),
+                Upstream::echo_at(STRANGER.parse().expect("it is an address"), "stranger"),
+            )
+        });
+        let client = pair.one.within(|| mesh.captured("10.88.0.1", "client"));
+        captured(&pair.one);
+        captured(&pair.two);
+        Some(Self {
+            client,
+            web,
+            application,
+            stranger,
+            mesh,
+            pair,
+        })
+    }
+
+    fn strict(&self) {
+        self.mesh.apply(
+            "strict",
+            "apiVersion: weft.dev/v1alpha1\nkind: WorkloadPolicy\nmetadata: {name: strict, namespace: shop}\nspec: {mtls: strict}\n",
+        );
+        eventually("strict mode being in force", || {
+            (ask(&self.pair.one, "0", "http://10.88.0.2:8080/").exit != 0).then_some(())
+        });
+    }
+}
+
+/// Stopping an upstream connects to it, which only works where it is.
+impl Drop for Shop {
+    fn drop(&mut self) {
+        let (application, stranger) = (&mut self.application, &mut self.stranger);
+        self.pair.two.within(|| {
+            application.stop();
+            stranger.stop();
+        });
+    }
+}
+
+#[test]
+fn what_a_program_dials_goes_through_two_sidecars() {
+    let Some(shop) = Shop::open("pair") else {
+        return;
+    };
+    let Pair { one, two } = &shop.pair;
+    let answer = program(one, &format!("{SERVICE}/a"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(shop.application.last().target(), "/a");
+    assert!(handshakes(one, &shop.client, "outbound") >= 1.0);
+    assert!(handshakes(two, &shop.web, "inbound") >= 1.0);
+    // Without a sidecar of one's own one gets in too, until mTLS is required.
+    assert_eq!(ask(one, "0", "http://10.88.0.2:8080/plain").status, 200);
+    shop.strict();
+    assert_eq!(program(one, &format!("{SERVICE}/b")).status, 200);
+    // A pod dialled by its own address is reached by mTLS as well.
+    assert_eq!(program(one, "http://10.88.0.2:8080/c").status, 200);
+    let labels = [("direction", "inbound"), ("result", "mtls_required")];
+    assert!(counted(two, &shop.web, "weft_mesh_handshakes_total", &labels) >= 1.0);
+}
+
+#[test]
+fn a_workload_reaches_itself_through_the_mesh() {
+    let Some(shop) = Shop::open("self") else {
+        return;
+    };
+    let two = &shop.pair.two;
+    let answer = program(two, &format!("{SERVICE}/self"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(shop.application.last().target(), "/self");
+    assert!(handshakes(two, &shop.web, "outbound") >= 1.0);
+    assert!(handshakes(two, &shop.web, "inbound") >= 1.0);
+    shop.strict();
+    assert_eq!(program(two, &format!("{SERVICE}/strict")).status, 200);
+}
+
+#[test]
+fn strangers_pass_as_they_are() {
+    let Some(shop) = Shop::open("pass") else {
+        return;
+    };
+    let one = &shop.pair.one;
+    let passed = || {
+        let labels = [("result", "passed")];
+        counted(
+            one,
+            &shop.client,
+            "weft_unknown_destinations_total",
+            &labels,
+        )
+    };
+    assert_eq!(program(one, &format!("http://{STRANGER}/")).status, 200);
+    assert_eq!(shop.stranger.count(), 1);
+    assert!(passed() >= 1.0);
+    // IPv6 has its original destination too, on both sides.
+    let before = passed();
+    let answer = program(one, "http://[fd88::2]:8080/six");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(shop.application.last().target(), "/six");
+    assert!(passed() > before);
+}
+
+#[test]
+fn a_listener_that_nothing_was_captured_for_refuses() {
+    let Some(mut shop) = Shop::open("loop") else {
+        return;
+    };
+    let Pair { one, two } = &shop.pair;
+    for (host, user, url) in [
+        (one, "0", "http://10.88.0.2:14001/"),
+        (one, "0", "http://10.88.0.2:14006/"),
+        (one, "65534", "http://10.88.0.2:14001/"),
+        (two, "65534", "http://127.0.0.1:14001/"),
+        (two, "65534", "http://10.88.0.2:14001/"),
+        (two, "65534", "http://[::1]:14006/"),
+    ] {
+        let answer = ask(host, user, url);
+        assert_ne!(answer.exit, 0, "{user} {url}: {answer:?}");
+    }
+    shop.pair.two.within(|| shop.web.proxy.is_well());
+}
+
+#[test]
+fn undoing_leaves_nothing() {
+    let Some(shop) = Shop::open("undo") else {
+        return;
+    };
+    let Pair { one, two } = &shop.pair;
+    shop.strict();
+    assert!(rules(two).contains("redirect"), "{}", rules(two));
+    for host in [one, two] {
+        for _ in 0..2 {
+            let output = capture(host, &["--undo"]);
+            assert!(output.status.success(), "{output:?}");
+        }
+        assert_eq!(rules(host).trim(), "");
+    }
+    // No sidecar is asked any more.
+    assert_eq!(program(one, "http://10.88.0.2:8080/").status, 200);
+    assert_ne!(program(one, &format!("{SERVICE}/")).exit, 0);
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--clear-groups"])
+        .arg(binary())
+        .args(["capture", "--uid=0"])
+        .output()
+        .expect("setpriv can be run");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if said.contains("setpriv:") {
+        println!("stepped aside: becoming another user takes root");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("CAP_NET_ADMIN"), "{said}");
+    let printed = Command::new(binary()).args(["capture", "--print"]).output();
+    let printed = printed.expect("it can be run");
+    assert!(String::from_utf8_lossy(&printed.stdout).contains("redirect to :14001"));
+}
