@@ -12,6 +12,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -149,7 +150,14 @@ pub async fn came_in(
         .inbound
         .as_ref()
         .is_some_and(|inbound| inbound.mtls == Mtls::Strict);
-    match first_bytes(&mut plain, strict || waits_for_client(&port)).await? {
+    match first_bytes(
+        &connection,
+        &port,
+        &mut plain,
+        strict || waits_for_client(&port),
+    )
+    .await?
+    {
         First::Mesh(hello) => match meant(mesh, &hello, Some(original.port())) {
             Ok((protocol, port)) => accept(connection, (mesh, protocol, port), plain).await,
             Err(refusal) => refuse(&connection, refusal),
@@ -178,7 +186,7 @@ async fn silent(
         Detected::ServerFirst(opened) => {
             opaque::join(connection, port, Stream::Plain(plain), *opened).await
         }
-        Detected::Tls => match first_bytes(&mut plain, true).await? {
+        Detected::Tls => match first_bytes(&connection, port, &mut plain, true).await? {
             First::Mesh(hello) => match meant(mesh, &hello, Some(connection.local.port())) {
                 Ok((protocol, port)) => accept(connection, (mesh, protocol, port), plain).await,
                 Err(refusal) => refuse(&connection, refusal),
@@ -204,28 +212,53 @@ enum First {
     Silent,
 }
 
-/// Reads until it is clear whether a sidecar speaks. `patient`: for as long as it takes.
-async fn first_bytes(plain: &mut Plain, patient: bool) -> Result<First, &'static str> {
+/// Reads until it is clear whether a sidecar speaks. `patient`: a silent client
+/// is waited for as long as one that is idle; it makes room when room is needed.
+async fn first_bytes(
+    connection: &Connection,
+    listener: &ListenerState,
+    plain: &mut Plain,
+    patient: bool,
+) -> Result<First, &'static str> {
+    let options = &listener.config.http;
+    let silence = if patient { options.idle_timeout } else { GRACE };
     let mut timer = Timer::default();
-    if !patient {
-        timer.set(Some(Instant::now() + GRACE));
-    }
+    timer.set(Some(Instant::now() + silence));
+    let mut begun = false;
     loop {
         match client_hello::parse(&plain.prefix) {
             Ok(hello) if is_mesh(&hello) => return Ok(First::Mesh(hello)),
             Err(HelloError::NeedMore) => {}
             _ => return Ok(First::Other),
         }
-        let read = timer.limit(plain.read_ahead(client_hello::PREFIX_BYTES_MAX));
-        match read.await {
-            None if plain.prefix.is_empty() => return Ok(First::Silent),
-            // A hello has begun: it ends, or the other side does.
-            None => timer.set(None),
+        if !plain.prefix.is_empty() && !begun {
+            begun = true;
+            timer.set(Some(Instant::now() + options.header_timeout));
+        }
+        match timer.limit(read_evictable(connection, plain)).await {
+            None if begun => return Err("header_timeout"),
+            None if patient => return Err("idle_timeout"),
+            None => return Ok(First::Silent),
             Some(Ok(0)) => return Ok(First::Other),
             Some(Ok(_)) => {}
-            Some(Err(_)) => return Err("downstream_reset"),
+            Some(Err(reason)) => return Err(reason),
         }
     }
+}
+
+/// Reads, unless the connection has to go to make room for others.
+async fn read_evictable(connection: &Connection, plain: &mut Plain) -> Result<usize, &'static str> {
+    connection.lease.set_idle();
+    let mut reading = std::pin::pin!(plain.read_ahead(client_hello::PREFIX_BYTES_MAX));
+    let read = std::future::poll_fn(|cx| {
+        if let Poll::Ready(count) = reading.as_mut().poll(cx) {
+            return Poll::Ready(count.map_err(|_| "downstream_reset"));
+        }
+        connection.lease.poll_evicted(cx).map(|_| Err("evicted"))
+    })
+    .await;
+    connection.lease.set_busy();
+    read
 }
 
 fn is_mesh(hello: &Hello) -> bool {
@@ -243,10 +276,8 @@ async fn hello(
 ) -> Result<Hello, Refusal> {
     let mut timer = Timer::default();
     timer.set(Some(Instant::now() + listener.config.http.header_timeout));
-    connection.lease.set_idle();
-    let first = timer.limit(first_bytes(plain, true)).await;
-    connection.lease.set_busy();
-    match first {
+    let first = first_bytes(connection, listener, plain, true);
+    match timer.limit(first).await {
         None => Err(Refusal::Timeout),
         Some(Ok(First::Mesh(hello))) => Ok(hello),
         Some(_) => Err(Refusal::MtlsRequired),
