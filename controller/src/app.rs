@@ -15,6 +15,7 @@ use http_body_util::Full;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use crate::ca::{Ca, token};
 use crate::discovery::hub::Hub;
@@ -32,6 +33,9 @@ Examples:
 /// How often the authority's files are looked at.
 const CA_POLL_INTERVAL: Duration = Duration::from_millis(500);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Open connections to the admin port, and how long one may last.
+const ADMIN_CONNECTIONS_MAX: usize = 64;
+const ADMIN_CONNECTION_MAX: Duration = Duration::from_secs(60);
 
 /// The control plane of the Weft service mesh.
 #[derive(Debug, Parser)]
@@ -165,7 +169,11 @@ async fn renew(hub: Arc<Hub>, tls: Arc<ArcSwap<rustls::ServerConfig>>) {
 }
 
 async fn serve_admin(listener: TcpListener, hub: Arc<Hub>) {
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
     loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         let Ok((tcp, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
@@ -177,11 +185,12 @@ async fn serve_admin(listener: TcpListener, hub: Arc<Hub>) {
                     let answer = page(&hub, request.uri().path());
                     async move { Ok::<_, std::convert::Infallible>(answer) }
                 });
-            let _ = hyper::server::conn::http1::Builder::new()
+            let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(tcp), serve)
-                .await;
+                .serve_connection(TokioIo::new(tcp), serve);
+            let _ = tokio::time::timeout(ADMIN_CONNECTION_MAX, served).await;
+            drop(place);
         });
     }
 }

@@ -8,10 +8,11 @@
 //! | `token.key` | signs join tokens; made at the first start |
 //! | `trust.pem` | written here: all trusted roots, for who has yet to be told |
 //!
-//! The root is changed in three steps, with nothing restarted: the new root goes
-//! into `bundle.pem`; `ca.crt` and `ca.key` are replaced, upon which everybody
-//! renews; the old root leaves `bundle.pem`.
+//! The root is changed in three steps, with nothing restarted: both roots, the old
+//! and the new, go into `bundle.pem`; `ca.crt` and `ca.key` are replaced, upon which
+//! everybody renews; the old root leaves `bundle.pem`.
 //!
+//! **Invariant:** a change never ends trust in the root that has signed until now.
 //! **Invariant:** only a key and nothing else is taken from a request to sign;
 //! the identity comes from its proof.
 
@@ -49,6 +50,8 @@ pub enum CaError {
     TooLarge,
     #[error("the request to sign cannot be used: {0}")]
     Request(rcgen::Error),
+    #[error("the request to sign asks for {asked}, and the proof is for {proven}")]
+    Identity { asked: String, proven: String },
     #[error("signing failed: {0}")]
     Sign(rcgen::Error),
 }
@@ -107,10 +110,6 @@ impl Ca {
         Ok(ca)
     }
 
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     pub fn current(&self) -> Arc<Authority> {
         self.current.load_full()
     }
@@ -123,7 +122,13 @@ impl Ca {
             return Ok(false);
         }
         *seen = now;
-        self.current.store(Arc::new(read(&self.directory)?));
+        let fresh = read(&self.directory)?;
+        let signed_by = self.current.load().roots.first().cloned();
+        if signed_by.is_some_and(|root| !fresh.roots.contains(&root)) {
+            let problem = "does not hold the root that has signed until now, whose certificates are in use; keep it there until everybody has renewed";
+            return Err(file_error(&self.directory.join("bundle.pem"), problem));
+        }
+        self.current.store(Arc::new(fresh));
         self.publish()?;
         Ok(true)
     }
@@ -165,6 +170,16 @@ impl Ca {
         let csr = CertificateSigningRequestDer::from(csr);
         // Checks that the request is signed by its own key.
         let request = CertificateSigningRequestParams::from_der(&csr).map_err(CaError::Request)?;
+        for name in &request.params.subject_alt_names {
+            if let SanType::URI(asked) = name
+                && asked.as_str() != identity.as_str()
+            {
+                return Err(CaError::Identity {
+                    asked: asked.as_str().to_owned(),
+                    proven: identity.to_string(),
+                });
+            }
+        }
         self.sign_key(&request.public_key, identity, workload)
     }
 
@@ -256,6 +271,13 @@ fn read(directory: &Path) -> Result<Authority, CaError> {
         .ok_or_else(|| file_error(&certificate, "holds no certificate (PEM)"))?;
     let pem = std::fs::read_to_string(&key).map_err(|error| file_error(&key, error))?;
     let pair = KeyPair::from_pem(&pem).map_err(|error| file_error(&key, error))?;
+    // The two are replaced one after the other: in between nothing must be signed.
+    let of_certificate = x509_parser::parse_x509_certificate(signing)
+        .map(|(_, parsed)| parsed.public_key().raw.to_vec())
+        .map_err(|error| file_error(&certificate, error))?;
+    if of_certificate != pair.subject_public_key_info() {
+        return Err(file_error(&key, "is not the key of ca.crt; replace both"));
+    }
     let issuer =
         Issuer::from_ca_cert_der(signing, pair).map_err(|error| file_error(&certificate, error))?;
     // An intermediate comes with its root last; only that is trusted by itself.
@@ -297,4 +319,66 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CaError>
         .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| std::fs::rename(&fresh, path));
     written.map_err(|error| file_error(path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(directory: &Path) -> Ca {
+        Ca::open(directory, "td", Duration::from_secs(60)).unwrap()
+    }
+
+    /// A request to sign, for this identity.
+    fn request(asked: &str) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(asked.try_into().unwrap())];
+        let csr = params.serialize_request(&KeyPair::generate().unwrap());
+        csr.unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn nobody_gets_another_s_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = open(folder.path());
+        let identity = SpiffeId::new("td", "shop", "web").unwrap();
+        let sign = |csr: &[u8]| ca.sign(csr, &identity, "uid-1");
+        assert!(sign(&request(identity.as_str())).is_ok());
+        let refused = sign(&request("spiffe://td/ns/shop/sa/payment")).unwrap_err();
+        assert!(refused.to_string().contains("sa/payment"), "{refused}");
+        assert!(refused.to_string().contains("sa/web"), "{refused}");
+        assert!(matches!(sign(&[0; 40]), Err(CaError::Request(_))));
+        assert!(matches!(
+            sign(&[0; CSR_BYTES_MAX + 1]),
+            Err(CaError::TooLarge)
+        ));
+    }
+
+    #[test]
+    fn a_root_is_changed_in_steps_and_not_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let ca = open(folder.path());
+        drop(open(other.path()));
+        let old = ca.bundle().signing_root;
+        let copy = |name: &str| {
+            std::fs::copy(other.path().join(name), folder.path().join(name)).unwrap();
+        };
+        // One file of the pair, then the other: nothing is signed in between.
+        copy("ca.crt");
+        let half = ca.refresh().unwrap_err().to_string();
+        assert!(half.contains("ca.key"), "{half}");
+        copy("ca.key");
+        let abrupt = ca.refresh().unwrap_err().to_string();
+        assert!(abrupt.contains("bundle.pem"), "{abrupt}");
+        assert_eq!(ca.bundle().signing_root, old, "what there was stays");
+        let trusted = std::fs::read(folder.path().join("trust.pem")).unwrap();
+        std::fs::write(folder.path().join("bundle.pem"), trusted).unwrap();
+        assert!(ca.refresh().unwrap());
+        assert_ne!(ca.bundle().signing_root, old);
+        assert_eq!(ca.bundle().roots.len(), 2);
+        std::fs::remove_file(folder.path().join("bundle.pem")).unwrap();
+        assert!(ca.refresh().unwrap());
+        assert_eq!(ca.bundle().roots.len(), 1);
+    }
 }

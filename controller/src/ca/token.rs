@@ -97,7 +97,7 @@ impl Verifier {
         })
     }
 
-    /// Who is proven; counts as a use.
+    /// Who is proven.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Invalid("it is too long".to_owned()));
@@ -105,15 +105,20 @@ impl Verifier {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_audience(&[AUDIENCE]);
         validation.leeway = 0;
-        let claims = decode::<Claims>(token, &self.key, &validation)
+        let decoded = decode::<Claims>(token, &self.key, &validation);
+        decoded
+            .map(|token| token.claims)
             .map_err(|error| match error.kind() {
                 jsonwebtoken::errors::ErrorKind::ExpiredSignature => TokenError::Expired,
                 _ => TokenError::Invalid(error.to_string()),
-            })?
-            .claims;
+            })
+    }
+
+    /// Counts a use, once all else is well: a mistake must not cost the token.
+    pub fn redeem(&self, claims: &Claims) -> Result<(), TokenError> {
         let mut used = self.used.lock();
-        let now = seconds_now();
         if used.len() >= USED_MAX {
+            let now = seconds_now();
             used.retain(|_, (expires, _)| *expires >= now);
         }
         if used.len() >= USED_MAX {
@@ -124,7 +129,7 @@ impl Verifier {
             return Err(TokenError::Used);
         }
         *uses += 1;
-        Ok(claims)
+        Ok(())
     }
 }
 
@@ -139,16 +144,22 @@ mod tests {
         let who = ("shop", "payment", "uid-1");
         let mint =
             |life, uses| mint(directory.path(), who, Duration::from_secs(life), uses).unwrap();
+        let redeem = |token: &str| {
+            verifier
+                .verify(token)
+                .and_then(|claims| verifier.redeem(&claims))
+        };
         let once = mint(60, 1);
         let claims = verifier.verify(&once).unwrap();
+        assert_eq!(redeem(&once), Ok(()), "looking at it is no use");
         assert_eq!(
             (claims.ns.as_str(), claims.sa.as_str()),
             ("shop", "payment")
         );
-        assert_eq!(verifier.verify(&once), Err(TokenError::Used));
+        assert_eq!(redeem(&once), Err(TokenError::Used));
         let twice = mint(60, 2);
-        assert!(verifier.verify(&twice).is_ok() && verifier.verify(&twice).is_ok());
-        assert_eq!(verifier.verify(&twice), Err(TokenError::Used));
+        assert!(redeem(&twice).is_ok() && redeem(&twice).is_ok());
+        assert_eq!(redeem(&twice), Err(TokenError::Used));
         let other = tempfile::tempdir().unwrap();
         let foreign = super::mint(other.path(), who, Duration::from_secs(60), 1).unwrap();
         assert!(matches!(

@@ -5,7 +5,6 @@
 //! acknowledged one only when nothing that was sent up to it is unanswered.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -61,8 +60,25 @@ struct State {
     proxies: BTreeMap<u64, Proxy>,
     next: u64,
     /// Resources of this revision, encoded once for all who want them.
-    encoded: HashMap<Wanted, Option<Encoded>>,
+    encoded: HashMap<Wanted, Encoded>,
     signs: Option<(Instant, u32)>,
+}
+
+impl State {
+    /// Whether the caller's workload is its identity's, as far as is known: a token
+    /// that names no workload lets its owner choose one.
+    fn is_owner(&self, caller: &Caller) -> bool {
+        self.view.workload(&caller.workload).is_none_or(|workload| {
+            let of = (
+                workload.namespace.as_str(),
+                workload.service_account.as_str(),
+            );
+            of == (
+                caller.identity.namespace(),
+                caller.identity.service_account(),
+            )
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -139,11 +155,11 @@ impl Hub {
             false => "",
         };
         let wanted = (type_url.to_owned(), name.to_owned(), audience.to_owned());
-        if type_url.ends_with(".Workload") && name != caller.workload {
+        if type_url.ends_with(".Workload") && (name != caller.workload || !state.is_owner(caller)) {
             return None;
         }
         if let Some(encoded) = state.encoded.get(&wanted) {
-            return encoded.clone();
+            return Some(encoded.clone());
         }
         let view = Arc::clone(&state.view);
         let kind = type_url.rsplit('.').next().unwrap_or("");
@@ -154,9 +170,10 @@ impl Hub {
             "Workload" => view.workload(name).map(Encoded::of),
             "TrustBundle" if name == self.ca.trust_domain => Some(Encoded::of(&self.ca.bundle())),
             _ => None,
-        };
+        }?;
+        // Only what there is: names that are made up must not be remembered.
         state.encoded.insert(wanted, encoded.clone());
-        encoded
+        Some(encoded)
     }
 
     /// A proxy has connected; its place in the list.
@@ -165,7 +182,6 @@ impl Hub {
         if state.proxies.len() >= PROXIES_MAX {
             return Err(Status::resource_exhausted("too many proxies are connected"));
         }
-        // Whoever comes back is not on its way out, unless it says so again.
         state.next += 1;
         let id = state.next;
         let endpoints = BTreeSet::new();
@@ -178,26 +194,43 @@ impl Hub {
         self.acknowledged.notify_waiters();
     }
 
-    /// Notes how far a proxy has come.
-    pub fn progress(
-        &self,
-        id: u64,
-        endpoints: BTreeSet<String>,
-        note: impl FnOnce(&mut ProxyStatus),
-    ) {
-        let mut state = self.state.lock();
-        if let Some(proxy) = state.proxies.get_mut(&id) {
-            note(&mut proxy.status);
+    /// Notes which Endpoints a proxy wants, before it is sent any.
+    pub fn wants(&self, id: u64, endpoints: BTreeSet<String>) {
+        if let Some(proxy) = self.state.lock().proxies.get_mut(&id) {
             proxy.endpoints = endpoints;
         }
-        drop(state);
+    }
+
+    /// Notes how far a proxy has come.
+    pub fn progress(&self, id: u64, note: impl FnOnce(&mut ProxyStatus)) {
+        if let Some(proxy) = self.state.lock().proxies.get_mut(&id) {
+            note(&mut proxy.status);
+        }
         self.acknowledged.notify_waiters();
     }
 
+    /// A workload has a new certificate; the stream that it has goes on with the old one.
+    pub fn signed(&self, workload: &str, chain: &[Vec<u8>]) {
+        let leaf = chain.first().cloned().unwrap_or_default();
+        let (_, expires) = subject_and_end(&leaf.into());
+        for proxy in self.state.lock().proxies.values_mut() {
+            if proxy.status.workload == workload {
+                proxy.status.certificate_expires = expires;
+            }
+        }
+    }
+
     /// Takes a workload out of rotation, and waits until all who use it know.
-    pub async fn leave(&self, uid: &str, limit: Duration) -> LeaveResponse {
+    pub async fn leave(&self, caller: &Caller, limit: Duration) -> Result<LeaveResponse, Status> {
+        let uid = caller.workload.as_str();
         let (revision, users) = {
             let mut state = self.state.lock();
+            if !state.is_owner(caller) {
+                return Err(Status::permission_denied(format!(
+                    "workload {uid} is not {}",
+                    caller.identity
+                )));
+            }
             let services = state.view.services_of(uid);
             if state.leaving.insert(uid.to_owned()) {
                 self.rebuild(&mut state);
@@ -236,10 +269,10 @@ impl Hub {
         let _ = tokio::time::timeout(limit, waiting).await;
         let users = u32::try_from(users.len()).unwrap_or(u32::MAX);
         let behind = u32::try_from(behind()).unwrap_or(u32::MAX);
-        LeaveResponse {
+        Ok(LeaveResponse {
             users,
             acknowledged: users.saturating_sub(behind),
-        }
+        })
     }
 
     /// Whether one more certificate may be signed now.
@@ -297,11 +330,4 @@ pub fn seconds_now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
-}
-
-/// A nonce that no other response of the stream has.
-pub fn nonce(id: u64, count: u64) -> String {
-    let mut hasher = DefaultHasher::new();
-    (id, count).hash(&mut hasher);
-    format!("{count}-{:08x}", hasher.finish() as u32)
 }

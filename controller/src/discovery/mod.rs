@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use weft_config::spiffe::SpiffeId;
+use weft_config::spiffe::{self, SpiffeId};
 use weft_config::wire::{LeaveRequest, LeaveResponse, SignRequest, SignResponse};
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 use crate::ca::CaError;
+use crate::ca::token::TokenError;
 use crate::services::workloads_server::Workloads;
 use crate::services::xds::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use hub::Hub;
@@ -73,50 +74,45 @@ impl Workloads for Service {
         let caller = request.extensions().get::<Caller>().cloned();
         let request = request.into_inner();
         self.hub.admit_sign()?;
-        let (identity, workload) = match (caller, request.token.as_str()) {
-            (Some(caller), "") => (caller.identity, caller.workload),
+        let (identity, claims) = match (caller, request.token.as_str()) {
+            (Some(caller), "") => {
+                mean_same(&caller.workload, &request.workload, "certificate")?;
+                (caller.identity, None)
+            }
             (None, "") => {
                 return Err(Status::unauthenticated(
                     "no proof: neither a token nor a client certificate",
                 ));
             }
             (_, token) => {
-                let claims = self
-                    .hub
-                    .tokens
-                    .verify(token)
-                    .map_err(|error| Status::unauthenticated(error.to_string()))?;
+                let claims = self.hub.tokens.verify(token).map_err(unproven)?;
+                if !claims.workload.is_empty() {
+                    mean_same(&claims.workload, &request.workload, "token")?;
+                }
                 let identity = SpiffeId::new(&self.hub.ca.trust_domain, &claims.ns, &claims.sa)
                     .map_err(|error| Status::invalid_argument(error.to_string()))?;
-                if !claims.workload.is_empty() && claims.workload != request.workload {
-                    return Err(Status::permission_denied(format!(
-                        "the token is for workload {}, not {}",
-                        claims.workload, request.workload
-                    )));
-                }
-                (identity, request.workload.clone())
+                (identity, Some(claims))
             }
         };
-        if workload != request.workload {
-            return Err(Status::permission_denied(format!(
-                "the certificate is of workload {workload}, not {}",
-                request.workload
-            )));
+        if (identity.namespace(), identity.service_account()) == spiffe::CONTROLLER {
+            return Err(Status::permission_denied(
+                "a controller's identity is given to nobody",
+            ));
         }
-        if !weft_config::spiffe::is_workload_uid(&workload) {
+        if !spiffe::is_workload_uid(&request.workload) {
             return Err(Status::invalid_argument("workload: not a UID"));
         }
-        let chain = self
-            .hub
-            .ca
-            .sign(&request.csr, &identity, &workload)
-            .map_err(|error| match error {
-                CaError::TooLarge | CaError::Request(_) => {
-                    Status::invalid_argument(error.to_string())
-                }
-                error => Status::internal(error.to_string()),
-            })?;
-        tracing::info!(%identity, %workload, "signed a certificate");
+        let signed = self.hub.ca.sign(&request.csr, &identity, &request.workload);
+        let chain = signed.map_err(|error| match error {
+            CaError::TooLarge | CaError::Request(_) => Status::invalid_argument(error.to_string()),
+            CaError::Identity { .. } => Status::permission_denied(error.to_string()),
+            error => Status::internal(error.to_string()),
+        })?;
+        if let Some(claims) = claims {
+            self.hub.tokens.redeem(&claims).map_err(unproven)?;
+        }
+        self.hub.signed(&request.workload, &chain);
+        tracing::info!(%identity, workload = %request.workload, "signed a certificate");
         Ok(Response::new(SignResponse {
             chain,
             trust_bundle: Some(self.hub.ca.bundle()),
@@ -129,11 +125,21 @@ impl Workloads for Service {
     ) -> Result<Response<LeaveResponse>, Status> {
         let caller = caller(&request)?;
         let limit = timeout_of(&request).unwrap_or(LEAVE_MAX).min(LEAVE_MAX);
-        let response = self
-            .hub
-            .leave(&caller.workload, limit.saturating_sub(LEAVE_MARGIN))
-            .await;
-        Ok(Response::new(response))
+        let left = self.hub.leave(&caller, limit.saturating_sub(LEAVE_MARGIN));
+        Ok(Response::new(left.await?))
+    }
+}
+
+fn unproven(error: TokenError) -> Status {
+    Status::unauthenticated(error.to_string())
+}
+
+fn mean_same(proven: &str, asked: &str, by: &str) -> Result<(), Status> {
+    match proven == asked {
+        true => Ok(()),
+        false => Err(Status::permission_denied(format!(
+            "the {by} is for workload {proven}, not {asked}"
+        ))),
     }
 }
 

@@ -25,6 +25,8 @@ use crate::services::xds::aggregated_discovery_service_server::AggregatedDiscove
 /// Open connections; the next one waits to be accepted.
 const CONNECTIONS_MAX: usize = 20_000;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// A connection without a client certificate is for one signature.
+const UNPROVEN_MAX: Duration = Duration::from_secs(30);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The UID in a controller's own certificate.
@@ -105,6 +107,7 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, hub: Arc<Hub>, config: Arc
             }
         },
     };
+    let limit = caller.is_none().then_some(UNPROVEN_MAX);
     let service = Service { hub };
     let workloads = WorkloadsServer::new(service.clone());
     let discovery = AggregatedDiscoveryServiceServer::new(service);
@@ -129,8 +132,14 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, hub: Arc<Hub>, config: Arc
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(16)
-        .serve_connection(TokioIo::new(stream), serve)
-        .await;
+        .serve_connection(TokioIo::new(stream), serve);
+    let served = match limit {
+        None => served.await,
+        Some(limit) => match tokio::time::timeout(limit, served).await {
+            Ok(served) => served,
+            Err(_) => return tracing::debug!(%peer, "closed: it proved nothing for {limit:?}"),
+        },
+    };
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "connection ended");
     }

@@ -3,7 +3,7 @@
 //! **Invariant:** at most one response of a type is unanswered; what changes
 //! meanwhile is sent together, after the answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost_types::Any;
@@ -15,7 +15,7 @@ use weft_config::status::{ProxyStatus, Refusal};
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 
 use super::Caller;
-use super::hub::{Hub, nonce, seconds_now};
+use super::hub::{Hub, seconds_now};
 
 /// Resources that one proxy may want.
 const SUBSCRIPTIONS_MAX: usize = 50_000;
@@ -131,6 +131,8 @@ impl Delta {
                 request.type_url
             )));
         };
+        let changed = !request.resource_names_subscribe.is_empty()
+            || !request.resource_names_unsubscribe.is_empty();
         for name in request.resource_names_unsubscribe {
             of.names.remove(&name);
             self.refused.remove(&name);
@@ -142,6 +144,9 @@ impl Delta {
             let held = request.initial_resource_versions.get(&name).cloned();
             of.names.insert(name, held);
         }
+        if name == "Endpoints" && changed {
+            self.hub.wants(self.id, of.names.keys().cloned().collect());
+        }
         let answered = of
             .unanswered
             .take_if(|(nonce, _)| *nonce == request.response_nonce);
@@ -152,10 +157,10 @@ impl Delta {
             None => self.refused.retain(|name, _| !sent.contains(name)),
             Some(error) => {
                 tracing::error!(workload = %self.caller.workload, problem = %error.message, "a proxy refuses what it was sent");
-                for name in sent
-                    .into_iter()
-                    .filter(|name| error.message.contains(name.as_str()))
-                {
+                let named = |name: &String| error.message.contains(name.as_str());
+                // One that names nothing refuses all.
+                let any = sent.iter().any(named);
+                for name in sent.into_iter().filter(|name| !any || named(name)) {
                     let refusal = Refusal {
                         resource: name.clone(),
                         message: error.message.clone(),
@@ -203,7 +208,7 @@ impl Delta {
                 continue;
             }
             self.count += 1;
-            let nonce = nonce(self.id, self.count);
+            let nonce = self.count.to_string();
             let names = resources.iter().map(|resource| resource.name.clone());
             of.unanswered = Some((
                 nonce.clone(),
@@ -231,11 +236,6 @@ impl Delta {
             .filter(|of| of.unanswered.is_some())
             .count();
         let resources: usize = self.types.values().map(|of| of.names.len()).sum();
-        let endpoints: BTreeSet<String> = self
-            .types
-            .get("Endpoints")
-            .map(|of| of.names.keys().cloned().collect())
-            .unwrap_or_default();
         let admin = self.node.as_ref().and_then(|node| {
             let field = node.metadata.as_ref()?.fields.get("admin")?;
             match &field.kind {
@@ -247,7 +247,7 @@ impl Delta {
             .node
             .as_ref()
             .map(|node| node.user_agent_version.clone());
-        self.hub.progress(self.id, endpoints, |status| {
+        self.hub.progress(self.id, |status| {
             status.pending = u32::try_from(pending).unwrap_or(u32::MAX);
             status.resources = u32::try_from(resources).unwrap_or(u32::MAX);
             status.refused = self.refused.values().cloned().collect();

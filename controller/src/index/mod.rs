@@ -50,7 +50,7 @@ impl View {
         let pods = pods(objects);
         let mut builder = Builder {
             trust_domain,
-            objects,
+            slices: slices(objects),
             leaving,
             pods: &pods,
             ports_of: BTreeMap::new(),
@@ -65,10 +65,11 @@ impl View {
         view.addresses(objects);
         view.routes = route::Routes::build(objects, &view.services, &mut view.statuses);
         policy::traffic(objects, &mut view.services, &mut view.statuses);
+        let policies = policy::Policies::of(objects, &mut view.statuses);
         for (pod_key, pod) in pods.values() {
             if pod.inbound.is_some() {
                 let ports = builder.ports_of.get(&pod.uid);
-                let workload = policy::workload(objects, pod_key, pod, ports);
+                let workload = policies.workload(pod_key, pod, ports);
                 view.workloads.insert(pod.uid.clone(), workload);
             }
         }
@@ -129,7 +130,7 @@ impl View {
 
     /// Who is dialled at which address; the oldest Service of several that claim one.
     fn addresses(&mut self, objects: &Objects) {
-        let mut owners: HashMap<String, (String, PortKey)> = HashMap::new();
+        let mut owners: HashMap<String, PortKey> = HashMap::new();
         let mut services: Vec<(&Key, &Object, &Service)> = objects
             .iter()
             .filter_map(|(key, object)| match &object.spec {
@@ -158,11 +159,11 @@ impl View {
                 self.destinations.insert(by_name, (named.clone(), own));
                 for (index, address) in service.addresses.iter().enumerate() {
                     let address = SocketAddr::from((*address, port.port)).to_string();
-                    if let Some((_, owner)) = owners.get(&address) {
+                    if let Some(owner) = owners.get(&address) {
                         self.statuses.push(conflicted(key, &address, owner));
                         continue;
                     }
-                    owners.insert(address.clone(), (String::new(), named.clone()));
+                    owners.insert(address.clone(), named.clone());
                     let name = match index {
                         0 => named.to_string(),
                         _ => format!("{named}@{address}"),
@@ -234,9 +235,23 @@ fn pods(objects: &Objects) -> Pods<'_> {
         .collect()
 }
 
+/// Slices by namespace and name of their service.
+type Slices<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Slice>>;
+
+fn slices(objects: &Objects) -> Slices<'_> {
+    let mut slices = Slices::new();
+    for (key, object) in objects {
+        if let Spec::Slice(slice) = &object.spec {
+            let of = (key.namespace.as_str(), slice.service.as_str());
+            slices.entry(of).or_default().push(slice);
+        }
+    }
+    slices
+}
+
 struct Builder<'a> {
     trust_domain: &'a str,
-    objects: &'a Objects,
+    slices: Slices<'a>,
     leaving: &'a BTreeSet<String>,
     pods: &'a Pods<'a>,
     /// Ports that services name of each workload: service, port, protocol.
@@ -279,19 +294,8 @@ impl Builder<'_> {
     /// Ready endpoints; where there are none, those that still serve.
     fn endpoints(&mut self, key: &Key, port: &ServicePort, view: &mut View) -> Vec<wire::Endpoint> {
         let (mut ready, mut serving) = (BTreeMap::new(), BTreeMap::new());
-        let slices: Vec<&Slice> = self
-            .objects
-            .iter()
-            .filter_map(|(of, object)| match &object.spec {
-                Spec::Slice(slice)
-                    if of.namespace == key.namespace && slice.service == key.name =>
-                {
-                    Some(slice)
-                }
-                _ => None,
-            })
-            .collect();
-        for slice in slices {
+        let of = (key.namespace.as_str(), key.name.as_str());
+        for slice in self.slices.get(&of).cloned().unwrap_or_default() {
             let of_port = slice.ports.iter().filter(|(name, _)| *name == port.name);
             for (_, number) in of_port {
                 for endpoint in &slice.endpoints {

@@ -8,93 +8,171 @@ use weft_config::wire;
 
 use super::{Objects, condition};
 use crate::api::{
-    DefaultAction, Key, Mtls, Pod, Selector, Spec, UnknownDestination, WorkloadPolicy,
+    AuthorizationPolicy, DefaultAction, Key, Mtls, Pod, Selector, Spec, TargetRef,
+    UnknownDestination, WorkloadPolicy,
 };
 
-/// A workload as its own proxy has to know it. `named`: service, port and
-/// protocol of each port that a Service names.
-pub fn workload(
-    objects: &Objects,
-    key: &Key,
-    pod: &Pod,
-    named: Option<&Vec<(String, u16, String)>>,
-) -> wire::Workload {
-    let policy = merged(objects, key, pod);
-    let mut ports: BTreeMap<u16, wire::WorkloadPort> = BTreeMap::new();
-    for (_, port, protocol) in named.into_iter().flatten() {
-        use wire::listener_protocol::Value;
-        let protocol = match protocol.as_str() {
-            "http" | "http2" => Value::Http,
-            "tls" | "tcp" => Value::Tcp,
-            _ => Value::Auto,
-        };
-        let of: Vec<&str> = named
-            .into_iter()
-            .flatten()
-            .filter(|(_, other, _)| other == port)
-            .map(|(service, ..)| service.as_str())
-            .collect();
-        ports.insert(
-            *port,
-            wire::WorkloadPort {
-                port: u32::from(*port),
-                protocol: protocol.into(),
-                inbound: Some(inbound(objects, (key, pod), &policy, (*port, &of))),
-            },
-        );
-    }
-    // A port with an exception of its own is known, whether a Service names it or not.
-    for exception in &policy.ports {
-        ports
-            .entry(exception.port)
-            .or_insert_with(|| wire::WorkloadPort {
-                port: u32::from(exception.port),
-                protocol: wire::listener_protocol::Value::Auto.into(),
-                inbound: Some(inbound(objects, (key, pod), &policy, (exception.port, &[]))),
-            });
-    }
-    let refuse = policy.unknown_destination == Some(UnknownDestination::Refuse);
-    let mut workload = wire::Workload {
-        uid: pod.uid.clone(),
-        namespace: key.namespace.clone(),
-        service_account: pod.account.clone(),
-        ports: ports.into_values().collect(),
-        other_ports: Some(inbound(objects, (key, pod), &policy, (0, &[]))),
-        ..Default::default()
-    };
-    if refuse {
-        workload.set_unknown_destination(wire::workload::UnknownDestination::Refuse);
-    }
-    workload
+/// What is said of workloads, by namespace; only what a proxy could use.
+#[derive(Debug, Default)]
+pub struct Policies<'a> {
+    workload: BTreeMap<&'a str, Vec<&'a WorkloadPolicy>>,
+    authorization: BTreeMap<&'a str, Vec<(&'a AuthorizationPolicy, wire::AuthorizationRules)>>,
 }
 
-/// The policies of a workload as one: a selector's beats the namespace's, and of
-/// several alike the first by name counts.
-fn merged(objects: &Objects, key: &Key, pod: &Pod) -> WorkloadPolicy {
-    let mut policies: Vec<&WorkloadPolicy> = objects
-        .iter()
-        .filter_map(|(of, object)| match &object.spec {
-            Spec::Workload(policy)
-                if of.namespace == key.namespace && selects(policy.selector.as_ref(), pod) =>
-            {
-                Some(policy)
-            }
-            _ => None,
-        })
-        .collect();
-    policies.sort_by_key(|policy| policy.selector.is_none());
-    let mut merged = WorkloadPolicy::default();
-    for policy in policies {
-        merged.mtls = merged.mtls.or(policy.mtls);
-        merged.default_action = merged.default_action.or(policy.default_action);
-        merged.unknown_destination = merged.unknown_destination.or(policy.unknown_destination);
-        for port in &policy.ports {
-            if merged.ports.iter().all(|known| known.port != port.port) {
-                merged.ports.push(port.clone());
+impl<'a> Policies<'a> {
+    /// Also says of each AuthorizationPolicy whether it is in force.
+    pub fn of(objects: &'a Objects, statuses: &mut Vec<ObjectStatus>) -> Self {
+        let mut policies = Self::default();
+        for (key, object) in objects {
+            let namespace = key.namespace.as_str();
+            match &object.spec {
+                Spec::Workload(policy) => {
+                    policies.workload.entry(namespace).or_default().push(policy);
+                }
+                Spec::Authorization(policy) => {
+                    let rules = wire::AuthorizationRules {
+                        name: format!("{}/{}", key.namespace, key.name),
+                        ..policy.rules.clone()
+                    };
+                    let good = compiles(&rules);
+                    statuses.push(accepted(key, &good));
+                    if good.is_ok() {
+                        let of = policies.authorization.entry(namespace).or_default();
+                        of.push((policy, rules));
+                    }
+                }
+                _ => {}
             }
         }
+        for of in policies.workload.values_mut() {
+            // A selector's beats the namespace's; of several alike the first by name counts.
+            of.sort_by_key(|policy| policy.selector.is_none());
+        }
+        policies
     }
-    merged
+
+    /// A workload as its own proxy has to know it. `named`: service, port and
+    /// protocol of each port that a Service names.
+    pub fn workload(
+        &self,
+        key: &Key,
+        pod: &Pod,
+        named: Option<&Vec<(String, u16, String)>>,
+    ) -> wire::Workload {
+        use wire::listener_protocol::Value;
+        let policy = self.merged(key, pod);
+        let inbound =
+            |port: u16, services: &[&str]| self.inbound(key, pod, &policy, (port, services));
+        let mut ports: BTreeMap<u16, wire::WorkloadPort> = BTreeMap::new();
+        for (_, port, protocol) in named.into_iter().flatten() {
+            let protocol = match protocol.as_str() {
+                "http" | "http2" => Value::Http,
+                "tls" | "tcp" => Value::Tcp,
+                _ => Value::Auto,
+            };
+            let services: Vec<&str> = named
+                .into_iter()
+                .flatten()
+                .filter(|(_, other, _)| other == port)
+                .map(|(service, ..)| service.as_str())
+                .collect();
+            ports.insert(
+                *port,
+                workload_port(*port, protocol, inbound(*port, &services)),
+            );
+        }
+        // A port with an exception of its own is known, whether a Service names it or not.
+        for exception in &policy.ports {
+            let port = exception.port;
+            ports
+                .entry(port)
+                .or_insert_with(|| workload_port(port, Value::Auto, inbound(port, &[])));
+        }
+        let mut workload = wire::Workload {
+            uid: pod.uid.clone(),
+            namespace: key.namespace.clone(),
+            service_account: pod.account.clone(),
+            ports: ports.into_values().collect(),
+            other_ports: Some(inbound(0, &[])),
+            ..Default::default()
+        };
+        if policy.unknown_destination == Some(UnknownDestination::Refuse) {
+            workload.set_unknown_destination(wire::workload::UnknownDestination::Refuse);
+        }
+        workload
+    }
+
+    /// The policies of a workload as one.
+    fn merged(&self, key: &Key, pod: &Pod) -> WorkloadPolicy {
+        let mut merged = WorkloadPolicy::default();
+        let of = self.workload.get(key.namespace.as_str());
+        for policy in of.into_iter().flatten() {
+            if !selects(policy.selector.as_ref(), pod) {
+                continue;
+            }
+            merged.mtls = merged.mtls.or(policy.mtls);
+            merged.default_action = merged.default_action.or(policy.default_action);
+            merged.unknown_destination = merged.unknown_destination.or(policy.unknown_destination);
+            for port in &policy.ports {
+                if merged.ports.iter().all(|known| known.port != port.port) {
+                    merged.ports.push(port.clone());
+                }
+            }
+        }
+        merged
+    }
+
+    fn inbound(
+        &self,
+        key: &Key,
+        pod: &Pod,
+        policy: &WorkloadPolicy,
+        (port, services): (u16, &[&str]),
+    ) -> wire::Inbound {
+        let exception = policy.ports.iter().find(|exception| exception.port == port);
+        let mtls = exception.map(|exception| exception.mtls).or(policy.mtls);
+        let of = self.authorization.get(key.namespace.as_str());
+        let policies = of
+            .into_iter()
+            .flatten()
+            .filter(|(policy, _)| {
+                let mut targets = policy.targets.iter();
+                selects(policy.selector.as_ref(), pod)
+                    && (policy.targets.is_empty()
+                        || targets.any(|target| {
+                            target.kind == "Service" && services.contains(&target.name.as_str())
+                        }))
+            })
+            .map(|(_, rules)| rules.clone())
+            .collect();
+        let mut authorization = wire::Authorization {
+            policies,
+            ..Default::default()
+        };
+        if policy.default_action == Some(DefaultAction::Deny) {
+            authorization.set_default(wire::authorization::Action::Deny);
+        }
+        let mut inbound = wire::Inbound {
+            authorization: Some(authorization),
+            ..Default::default()
+        };
+        if mtls == Some(Mtls::Strict) {
+            inbound.set_mtls(wire::inbound::Mtls::Strict);
+        }
+        inbound
+    }
+}
+
+fn workload_port(
+    port: u16,
+    protocol: wire::listener_protocol::Value,
+    inbound: wire::Inbound,
+) -> wire::WorkloadPort {
+    wire::WorkloadPort {
+        port: u32::from(port),
+        protocol: protocol.into(),
+        inbound: Some(inbound),
+    }
 }
 
 fn selects(selector: Option<&Selector>, pod: &Pod) -> bool {
@@ -102,51 +180,6 @@ fn selects(selector: Option<&Selector>, pod: &Pod) -> bool {
         let mut labels = selector.match_labels.iter();
         labels.all(|(name, value)| pod.labels.get(name) == Some(value))
     })
-}
-
-fn inbound(
-    objects: &Objects,
-    (key, pod): (&Key, &Pod),
-    policy: &WorkloadPolicy,
-    (port, services): (u16, &[&str]),
-) -> wire::Inbound {
-    let exception = policy.ports.iter().find(|exception| exception.port == port);
-    let mtls = exception.map(|exception| exception.mtls).or(policy.mtls);
-    let policies = objects
-        .iter()
-        .filter_map(|(of, object)| match &object.spec {
-            Spec::Authorization(policy) if of.namespace == key.namespace => Some((of, policy)),
-            _ => None,
-        })
-        .filter(|(_, policy)| {
-            let mut targets = policy.targets.iter();
-            selects(policy.selector.as_ref(), pod)
-                && (policy.targets.is_empty()
-                    || targets.any(|target| {
-                        target.kind == "Service" && services.contains(&target.name.as_str())
-                    }))
-        })
-        .map(|(of, policy)| wire::AuthorizationRules {
-            name: format!("{}/{}", of.namespace, of.name),
-            ..policy.rules.clone()
-        })
-        .filter(|rules| compiles(rules).is_ok())
-        .collect();
-    let mut authorization = wire::Authorization {
-        policies,
-        ..Default::default()
-    };
-    if policy.default_action == Some(DefaultAction::Deny) {
-        authorization.set_default(wire::authorization::Action::Deny);
-    }
-    let mut inbound = wire::Inbound {
-        authorization: Some(authorization),
-        ..Default::default()
-    };
-    if mtls == Some(Mtls::Strict) {
-        inbound.set_mtls(wire::inbound::Mtls::Strict);
-    }
-    inbound
 }
 
 fn compiles(rules: &wire::AuthorizationRules) -> Result<(), String> {
@@ -177,57 +210,66 @@ fn compiles(rules: &wire::AuthorizationRules) -> Result<(), String> {
         .map_err(|errors| errors.to_string())
 }
 
-/// Applies TrafficPolicies to their Services, and says of each policy, and of
-/// AuthorizationPolicies, whether it is in force.
+/// Applies TrafficPolicies to their Services, and says of each whether it is in force.
 pub fn traffic(
     objects: &Objects,
     services: &mut BTreeMap<String, wire::Service>,
     statuses: &mut Vec<ObjectStatus>,
 ) {
     for (key, object) in objects {
-        let accepted = match &object.spec {
-            Spec::Authorization(policy) => {
-                let mut rules = policy.rules.clone();
-                rules.name = format!("{}/{}", key.namespace, key.name);
-                compiles(&rules)
-            }
-            Spec::Traffic(policy) => policy.targets.iter().try_for_each(|target| {
-                let prefix = format!("{}/{}:", key.namespace, target.name);
-                let mut found = false;
-                for (name, service) in services.iter_mut() {
-                    if !name.starts_with(&prefix) {
-                        continue;
-                    }
-                    found = true;
-                    let changed = with_policy(service, &policy.service);
-                    let config = wire::Config {
-                        services: vec![changed.clone()],
-                        ..Default::default()
-                    };
-                    compile(&config).map_err(|errors| errors.to_string())?;
-                    *service = changed;
-                }
-                match found {
-                    true => Ok(()),
-                    false => Err(format!(
-                        "there is no Service {}/{}",
-                        key.namespace, target.name
-                    )),
-                }
-            }),
-            _ => continue,
+        let Spec::Traffic(policy) = &object.spec else {
+            continue;
         };
-        let accepted = match accepted {
-            Ok(()) => condition("Accepted", true, "Accepted", ""),
-            Err(problem) => condition("Accepted", false, "Invalid", &problem),
+        let applied = policy
+            .targets
+            .iter()
+            .try_for_each(|target| apply(&key.namespace, target, &policy.service, services));
+        statuses.push(accepted(key, &applied));
+    }
+}
+
+fn apply(
+    namespace: &str,
+    target: &TargetRef,
+    policy: &wire::Service,
+    services: &mut BTreeMap<String, wire::Service>,
+) -> Result<(), String> {
+    if target.kind != "Service" {
+        return Err(format!("targetRefs: kind {} is not Service", target.kind));
+    }
+    let prefix = format!("{namespace}/{}:", target.name);
+    let of = |name: &String| name.starts_with(&prefix);
+    let mut found = false;
+    for (_, service) in services
+        .range_mut(prefix.clone()..)
+        .take_while(|(name, _)| of(name))
+    {
+        found = true;
+        let changed = with_policy(service, policy);
+        let config = wire::Config {
+            services: vec![changed.clone()],
+            ..Default::default()
         };
-        statuses.push(ObjectStatus {
-            kind: key.kind.to_owned(),
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
-            parent: String::new(),
-            conditions: vec![accepted],
-        });
+        compile(&config).map_err(|errors| errors.to_string())?;
+        *service = changed;
+    }
+    match found {
+        true => Ok(()),
+        false => Err(format!("there is no Service {namespace}/{}", target.name)),
+    }
+}
+
+fn accepted(key: &Key, result: &Result<(), String>) -> ObjectStatus {
+    let accepted = match result {
+        Ok(()) => condition("Accepted", true, "Accepted", ""),
+        Err(problem) => condition("Accepted", false, "Invalid", problem),
+    };
+    ObjectStatus {
+        kind: key.kind.to_owned(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        parent: String::new(),
+        conditions: vec![accepted],
     }
 }
 

@@ -3,10 +3,13 @@
 //! Looked at, not watched by inotify: a ConfigMap is swapped by renaming a
 //! symlink two levels up, and a bind mount tells nothing at all.
 //!
+//! A file is read once it rests: the same at two looks in a row.
+//!
 //! **Invariant:** a file that cannot be read keeps its last good objects; a bad
 //! document costs only itself.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -23,10 +26,14 @@ const FILE_BYTES_MAX: u64 = 32 << 20;
 const FILES_MAX: usize = 20_000;
 const DEPTH_MAX: usize = 8;
 
-type Stamp = (SystemTime, u64);
+/// Time, size and number of a file.
+type Stamp = (SystemTime, u64, u64);
 
 #[derive(Debug, Default)]
 struct Known {
+    /// As it was at the last look.
+    seen: Option<Stamp>,
+    /// As it was when it was read.
     stamp: Option<Stamp>,
     objects: Vec<Object>,
     errors: Vec<SourceError>,
@@ -37,6 +44,8 @@ struct Known {
 pub struct Directory {
     path: PathBuf,
     files: BTreeMap<PathBuf, Known>,
+    /// The first look takes what is there.
+    begun: bool,
     /// The directory itself cannot be read.
     broken: Option<String>,
 }
@@ -46,6 +55,7 @@ impl Directory {
         Self {
             path: path.to_owned(),
             files: BTreeMap::new(),
+            begun: false,
             broken: None,
         }
     }
@@ -67,7 +77,9 @@ impl Directory {
         changed |= self.files.len() != before;
         for (path, stamp) in found {
             let known = self.files.entry(path.clone()).or_default();
-            if known.stamp == Some(stamp) {
+            let rests = known.seen.replace(stamp) == Some(stamp) || !self.begun;
+            // One that changes still may be half written, or empty for a moment.
+            if known.stamp == Some(stamp) || !rests {
                 continue;
             }
             changed = true;
@@ -87,6 +99,7 @@ impl Directory {
                 }
             }
         }
+        self.begun = true;
         changed
     }
 
@@ -171,7 +184,7 @@ fn list(
         let extension = path.extension().unwrap_or_default().to_string_lossy();
         if matches!(&*extension, "yaml" | "yml" | "json") && found.len() < FILES_MAX {
             let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            found.insert(path, (modified, metadata.len()));
+            found.insert(path, (modified, metadata.len(), metadata.ino()));
         }
     }
     Ok(())
@@ -190,6 +203,29 @@ mod tests {
 
     const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: s}\nspec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}\n";
 
+    /// Looks until what was written rests and is read.
+    fn settle(directory: &mut Directory) -> bool {
+        let first = directory.refresh();
+        directory.refresh() || first
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_keeps_what_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut directory = Directory::new(folder.path());
+        let file = folder.path().join("a.yaml");
+        std::fs::write(&file, SERVICE).unwrap();
+        assert!(directory.refresh());
+        std::fs::write(&file, "").unwrap();
+        assert!(!directory.refresh(), "it changes still");
+        std::fs::write(&file, SERVICE).unwrap();
+        assert!(!directory.refresh());
+        assert_eq!(directory.objects().0.len(), 1);
+        std::fs::write(&file, "").unwrap();
+        assert!(settle(&mut directory));
+        assert_eq!(directory.objects().0.len(), 0, "it is empty for good");
+    }
+
     #[test]
     fn a_bad_document_costs_only_itself() {
         let folder = tempfile::tempdir().unwrap();
@@ -197,21 +233,21 @@ mod tests {
         let file = folder.path().join("a.yaml");
         let other = SERVICE.replace("name: a", "name: b");
         std::fs::write(&file, format!("{SERVICE}---\n{other}")).unwrap();
-        assert!(directory.refresh());
+        assert!(settle(&mut directory));
         assert!(!directory.refresh());
         assert_eq!(directory.objects().0.len(), 2);
         let bad = other.replace("port: 80", "port: many");
         std::fs::write(&file, format!("{SERVICE}---\n{bad} ")).unwrap();
-        assert!(directory.refresh());
+        assert!(settle(&mut directory));
         let (objects, errors) = directory.objects();
         assert_eq!(objects.len(), 2, "the last good one stays");
         assert_eq!((errors.len(), errors[0].document), (1, 2), "{errors:?}");
         assert!(errors[0].field.contains("port"), "{errors:?}");
         std::fs::write(&file, ": : nonsense [").unwrap();
-        assert!(directory.refresh());
+        assert!(settle(&mut directory));
         assert_eq!(directory.objects().0.len(), 2);
         std::fs::remove_file(&file).unwrap();
-        assert!(directory.refresh());
+        assert!(settle(&mut directory));
         assert_eq!(directory.objects().0.len(), 0);
     }
 
