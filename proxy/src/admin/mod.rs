@@ -35,7 +35,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Every page: method, path, whether it is for loopback only, what it is.
-const PAGES: [(&str, &str, bool, &str); 12] = [
+const PAGES: [(&str, &str, bool, &str); 13] = [
     ("GET", "/metrics", false, "Prometheus metrics"),
     (
         "GET",
@@ -55,6 +55,12 @@ const PAGES: [(&str, &str, bool, &str); 12] = [
         "/listeners",
         true,
         "listeners, their addresses and open connections",
+    ),
+    (
+        "GET",
+        "/mesh",
+        true,
+        "a sidecar's certificate, controller, and what it refuses",
     ),
     (
         "GET",
@@ -166,6 +172,7 @@ async fn answer(control: &Control, peer: SocketAddr, request: Request<Incoming>)
         (_, "/config") => pages::config(control),
         (_, "/listeners") => pages::listeners(control),
         (_, "/endpoints") => pages::endpoints(control),
+        (_, "/mesh") => pages::mesh(control),
         (_, "/explain") => pages::explain(control, &query),
         ("GET", "/log-level") => text(StatusCode::OK, format!("{}\n", control.log.level())),
         ("PUT", "/log-level") => set_log_level(control, request).await,

@@ -1,6 +1,7 @@
 //! The pages but for metrics: each reads the state as it is now.
 
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -216,6 +217,44 @@ pub async fn reload(control: &Control) -> Answer {
         ),
         Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n"),
     }
+}
+
+/// How a sidecar stands with its controller.
+pub fn mesh(control: &Control) -> Answer {
+    let Some(mesh) = &control.shared.mesh else {
+        let said = "this is no sidecar: the configuration has no settings.mesh\n";
+        return text(StatusCode::NOT_FOUND, said);
+    };
+    let told = mesh.told.lock().clone();
+    let expires_in = told.certificate_expires.map(|expires| {
+        let left = expires
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
+        left.as_secs()
+    });
+    let refused: Vec<Value> = told
+        .refused
+        .iter()
+        .map(|(resource, problem)| json!({"resource": resource, "problem": problem}))
+        .collect();
+    let resources: serde_json::Map<String, Value> = told
+        .resources
+        .iter()
+        .map(|(kind, count)| ((*kind).to_owned(), json!(count)))
+        .collect();
+    json_answer(
+        StatusCode::OK,
+        &json!({
+            "identity": mesh.config.identity.as_str(),
+            "workload": mesh.config.workload.as_ref(),
+            "certificateExpiresInSeconds": expires_in,
+            "controller": told.controller,
+            "problem": told.problem,
+            "resources": resources,
+            "refused": refused,
+            "inFlight": mesh.inbound_in_flight.load(Ordering::Relaxed),
+        }),
+    )
 }
 
 /// A sidecar's drain barrier: answers when nothing more will reach the application.

@@ -140,7 +140,11 @@ impl Process {
         let runtime = self.shared.runtime.load_full();
         self.upkeep.apply(&self.shared);
         first_answers(&runtime).await;
-        self.first_contact(requests).await;
+        let certified = self.first_contact(requests).await;
+        if taken.is_some() && !certified {
+            let problem = "no certificate: the token is used up or no controller answers; settings.mesh.state keeps the certificate for the next process";
+            return Err(HandoverError::Io(std::io::Error::other(problem)));
+        }
         let runtime = self.shared.runtime.load_full();
         self.listen(&runtime, &HashSet::new()).await;
         settle(&self.workers).await;
@@ -305,22 +309,34 @@ impl Process {
         ))
     }
 
-    pub(super) fn after_reload(&mut self, runtime: &Arc<Runtime>) {
-        let snapshot = &runtime.snapshot;
-        let metrics = &self.shared.metrics;
-        metrics.set_label_values_max(snapshot.settings.metric_label_values_max);
-        let listeners = snapshot
-            .listeners
-            .iter()
-            .map(|listener| listener.name.as_ref());
-        let services = snapshot
-            .services
-            .iter()
-            .map(|service| service.name.as_ref());
-        metrics.retain(&listeners.collect(), &services.collect());
-        self.upkeep.apply(&self.shared);
+    fn after_reload(&mut self, runtime: &Arc<Runtime>) {
+        let max = runtime.snapshot.settings.metric_label_values_max;
+        self.shared.metrics.set_label_values_max(max);
+        self.after_publish(runtime);
         self.note_bound(runtime);
         certificates::warn_of_expiry(runtime);
+    }
+
+    /// What follows from another set of listeners and services.
+    pub(super) fn after_publish(&mut self, runtime: &Arc<Runtime>) {
+        let snapshot = &runtime.snapshot;
+        let listeners = snapshot.listeners.iter().map(|of| of.name.as_ref());
+        let services = snapshot.services.iter().map(|of| of.name.as_ref());
+        let policies = snapshot
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.inbound.as_ref())
+            .flat_map(|inbound| &inbound.authorization.policies)
+            .map(|policy| policy.name.as_ref())
+            // Denied by no policy, but for want of one.
+            .chain([""]);
+        let metrics = &self.shared.metrics;
+        metrics.retain(
+            &listeners.collect(),
+            &services.collect(),
+            &policies.collect(),
+        );
+        self.upkeep.apply(&self.shared);
     }
 
     /// Ends the accept loops that `new` does not have as they are; the names

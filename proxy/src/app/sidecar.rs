@@ -17,6 +17,7 @@ use weft_config::{snapshot::Destination, wire};
 use super::process::Process;
 use crate::control::{Left, Request};
 use crate::drain::Phase;
+use crate::state::mesh::MeshState;
 use crate::state::{Runtime, Shared};
 
 /// Waiting for everybody's acknowledgement.
@@ -44,21 +45,28 @@ pub fn pinned(snapshot: &Snapshot) -> Vec<Destination> {
 
 impl Process {
     /// Waits a while for the certificate and what the controller has to tell, and
-    /// puts in force what comes.
-    pub(super) async fn first_contact(&mut self, requests: &mut mpsc::Receiver<Request>) {
+    /// puts in force what comes; false: a sidecar without a certificate.
+    pub(super) async fn first_contact(&mut self, requests: &mut mpsc::Receiver<Request>) -> bool {
         let shared = Arc::clone(&self.shared);
-        let Some(mesh) = &shared.mesh else { return };
-        let limit = Instant::now() + SYNCED_MAX;
-        while !(mesh.synced.load(Ordering::Relaxed) && mesh.tls.load().is_some()) {
-            if Instant::now() >= limit {
-                tracing::warn!(waited = ?SYNCED_MAX, "ready without having heard all from a controller");
-                break;
-            }
+        let Some(mesh) = &shared.mesh else {
+            return true;
+        };
+        let ready = |mesh: &MeshState| {
+            let synced = mesh.synced.load(Ordering::Relaxed);
+            (synced && mesh.tls.load().is_some()).then_some(())
+        };
+        let mut awaited = std::pin::pin!(mesh.await_change(SYNCED_MAX, ready));
+        loop {
             tokio::select! {
                 Some(Request::Overlay(overlay, done)) = requests.recv() => {
                     let _ = done.send(self.apply_overlay(*overlay));
                 }
-                () = sleep(STEP) => {}
+                came = &mut awaited => {
+                    if came.is_none() {
+                        tracing::warn!(waited = ?SYNCED_MAX, "ready without having heard all from a controller");
+                    }
+                    return mesh.tls.load().is_some();
+                }
             }
         }
     }
@@ -75,7 +83,7 @@ impl Process {
         runtime.commit();
         self.shared.runtime.store(Arc::clone(&runtime));
         self.overlay = overlay;
-        self.after_reload(&runtime);
+        self.after_publish(&runtime);
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use tonic::Streaming;
 use weft_config::snapshot::Destination;
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 
+use super::link::LinkError;
 use super::store::{Effect, Kind, Store};
 use super::{Backoff, Client, identity, link};
 use crate::control;
@@ -35,14 +36,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// Workers that wait for an answer; one more is told that nobody can say.
 const WAITING_MAX: usize = 4096;
 const INVALID_ARGUMENT: i32 = 3;
-
-/// What /mesh shows.
-#[derive(Clone, Debug, Default)]
-pub struct Told {
-    pub controller: Option<String>,
-    pub resources: Vec<(&'static str, usize)>,
-    pub refused: Vec<(String, String)>,
-}
+const STUCK: &str = "the controller does not read what we send";
 
 /// Resources and what is wrong with them.
 type Refused = Vec<(String, String)>;
@@ -52,7 +46,7 @@ struct Discovery {
     store: Store,
     waiting: Vec<(Subject, oneshot::Sender<Known>)>,
     /// Responses that are acknowledged once what they changed is in force.
-    unacknowledged: Vec<(Kind, String, Refused)>,
+    unacknowledged: Vec<(Kind, Vec<String>, String, Refused)>,
     rebuild_at: Option<Instant>,
     changed: BTreeSet<String>,
 }
@@ -88,16 +82,14 @@ pub async fn run(client: Arc<Client>, mut questions: mpsc::Receiver<Question>) {
         };
         let controller = link::controller(mesh, attempt);
         tracing::warn!(controller, %problem, "no connection to the controller; going on with what is known");
-        client.told.lock().controller = None;
+        {
+            let mut told = client.mesh.told.lock();
+            told.controller = None;
+            told.problem = Some(problem);
+        }
         discovery.unacknowledged.clear();
         attempt += 1;
-        let mut pause = std::pin::pin!(backoff.pause());
-        loop {
-            tokio::select! {
-                () = &mut pause => break,
-                Some(question) = questions.recv() => discovery.question(question, false),
-            }
-        }
+        discovery.meanwhile(backoff.pause(), &mut questions).await;
     }
 }
 
@@ -123,7 +115,13 @@ impl Discovery {
             let svid = Some(present.svid.clone());
             let link = link::connect(address, &present.trust, svid)
                 .await
-                .map_err(|error| with_sources(&error))?;
+                .map_err(|error| {
+                    // Whom we believe may be out of date, and so may we.
+                    if matches!(error, LinkError::Refused(_)) {
+                        client.renew.notify_one();
+                    }
+                    with_sources(&error)
+                })?;
             let mut service = AggregatedDiscoveryServiceClient::with_origin(link, link::origin())
                 .max_decoding_message_size(RESPONSE_BYTES_MAX);
             let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
@@ -131,15 +129,30 @@ impl Discovery {
                 .delta_aggregated_resources(ReceiverStream::new(outgoing))
                 .await
                 .map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
-            client.told.lock().controller = Some(address.to_owned());
+            {
+                let mut told = client.mesh.told.lock();
+                told.controller = Some(address.to_owned());
+                told.problem = None;
+            }
             tracing::info!(controller = address, "connected to the controller");
             Ok((requests, responses.into_inner()))
         };
-        let mut opening = std::pin::pin!(opening);
+        self.meanwhile(opening, questions).await
+    }
+
+    /// Waits for `what`, answering from what is known.
+    async fn meanwhile<T>(
+        &mut self,
+        what: impl Future<Output = T>,
+        questions: &mut mpsc::Receiver<Question>,
+    ) -> T {
+        let mut what = std::pin::pin!(what);
         loop {
+            let publish = self.rebuild_at;
             tokio::select! {
-                opened = &mut opening => return opened,
-                Some(question) = questions.recv() => self.question(question, false),
+                done = &mut what => return done,
+                Some(question) = questions.recv() => self.question(question),
+                () = until(publish) => drop(self.publish().await),
             }
         }
     }
@@ -157,7 +170,7 @@ impl Discovery {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if !self.subscribe(&requests, &mut first) {
-                return "the controller does not read what we send".to_owned();
+                return STUCK.to_owned();
             }
             let publish = self.rebuild_at;
             tokio::select! {
@@ -166,12 +179,15 @@ impl Discovery {
                     Ok(None) => return "the controller ended the stream".to_owned(),
                     Err(status) => return format!("{:?}: {}", status.code(), status.message()),
                 },
-                Some(question) = questions.recv() => self.question(question, true),
-                () = until(publish) => self.publish(&requests).await,
+                Some(question) = questions.recv() => self.question(question),
+                () = until(publish) => {}
                 _ = sweep.tick() => self.sweep(),
             }
-            if self.rebuild_at.is_none() {
-                self.publish(&requests).await;
+            if self.rebuild_at.is_none_or(|at| at <= Instant::now()) {
+                let published = self.publish().await;
+                if !self.acknowledge(&requests, published.err()) {
+                    return STUCK.to_owned();
+                }
             }
         }
     }
@@ -180,7 +196,7 @@ impl Discovery {
     fn subscribe(&mut self, requests: &Requests, first: &mut bool) -> bool {
         for (kind, add, drop) in self.store.subscriptions() {
             let mut request = DeltaDiscoveryRequest {
-                type_url: kind.type_url().to_owned(),
+                type_url: kind.type_url(),
                 resource_names_subscribe: add,
                 resource_names_unsubscribe: drop,
                 initial_resource_versions: self.store.versions(kind),
@@ -237,8 +253,10 @@ impl Discovery {
                 .get_or_insert_with(|| Instant::now() + COALESCE);
         }
         self.changed.extend(effect.endpoints);
+        let set = response.resources.into_iter().map(|resource| resource.name);
+        let names = set.chain(response.removed_resources).collect();
         self.unacknowledged
-            .push((kind, response.nonce, effect.refused));
+            .push((kind, names, response.nonce, effect.refused));
     }
 
     /// Puts a new trust bundle in use with the certificate that we have.
@@ -259,25 +277,13 @@ impl Discovery {
         }
     }
 
-    /// Puts in force what has changed, then answers and acknowledges.
-    async fn publish(&mut self, requests: &Requests) {
-        let shared = &self.client.shared;
-        let mesh = &self.client.mesh;
+    /// Puts in force what has changed, and answers who waits for it.
+    async fn publish(&mut self) -> Result<(), String> {
+        let mut published = Ok(());
         if self.rebuild_at.take().is_some() {
-            self.changed.clear();
-            let overlay = Box::new(self.store.overlay());
-            let (done, applied) = oneshot::channel();
-            let request = control::Request::Overlay(overlay, done);
-            let sent = self.client.requests.send(request).await;
-            if let (Ok(()), Ok(Err(problem))) = (sent, applied.await) {
-                tracing::error!(%problem, "what the controller sent cannot be put in force; what was there stays");
-            }
-            mesh.refuse_unknown
-                .store(self.store.refuses_unknown(), Ordering::Relaxed);
-            if self.store.is_synced() {
-                mesh.synced.store(true, Ordering::Relaxed);
-            }
+            published = self.publish_overlay().await;
         }
+        let shared = &self.client.shared;
         let runtime = shared.runtime.load_full();
         for name in std::mem::take(&mut self.changed) {
             if let (Some(service), Some(endpoints)) =
@@ -286,24 +292,65 @@ impl Discovery {
                 service.set_listed(endpoints, shared.now());
             }
         }
-        for (kind, nonce, refused) in std::mem::take(&mut self.unacknowledged) {
-            let request = acknowledgement(kind, nonce, &refused);
-            let _ = requests.try_send(request);
-            let mut told = self.client.told.lock();
-            told.refused
-                .retain(|(name, _)| !refused.iter().any(|(of, _)| of == name));
-            told.refused.extend(refused);
-            told.resources = Kind::ALL
-                .into_iter()
-                .map(|kind| (kind.type_url(), self.store.count(kind)))
-                .collect();
-        }
         self.answer();
+        published
     }
 
-    fn question(&mut self, question: Question, connected: bool) {
+    async fn publish_overlay(&mut self) -> Result<(), String> {
+        // The overlay has the newest endpoints.
+        self.changed.clear();
+        let overlay = Box::new(self.store.overlay());
+        let (done, applied) = oneshot::channel();
+        let request = control::Request::Overlay(overlay, done);
+        let sent = self.client.requests.send(request).await;
+        if let (Ok(()), Ok(Err(problem))) = (sent, applied.await) {
+            tracing::error!(%problem, "what the controller sent cannot be put in force; what was there stays");
+            return Err(problem);
+        }
+        let mesh = &self.client.mesh;
+        mesh.refuse_unknown
+            .store(self.store.refuses_unknown(), Ordering::Relaxed);
+        if self.store.is_synced() {
+            mesh.set_synced();
+        }
+        Ok(())
+    }
+
+    /// Answers the responses whose effect is in force, or (`problem`) cannot be;
+    /// false: the stream is stuck.
+    fn acknowledge(&mut self, requests: &Requests, problem: Option<String>) -> bool {
+        let mut told = self.client.mesh.told.lock();
+        for (kind, names, nonce, mut refused) in std::mem::take(&mut self.unacknowledged) {
+            if let Some(problem) = &problem {
+                let all = names.iter().map(|name| (name.clone(), problem.clone()));
+                refused.extend(all);
+            }
+            for name in &names {
+                told.refused.remove(name);
+            }
+            told.refused.extend(refused.iter().cloned());
+            if requests
+                .try_send(acknowledgement(kind, nonce, &refused))
+                .is_err()
+            {
+                return false;
+            }
+        }
+        told.resources = Kind::ALL
+            .into_iter()
+            .map(|kind| (kind.name(), self.store.count(kind)))
+            .collect();
+        true
+    }
+
+    fn question(&mut self, question: Question) {
         let Question { subject, answer } = question;
         match &subject {
+            // Nobody is let in before it is known who may be: the sender goes elsewhere.
+            Subject::Port(_) if !self.store.knows_workload() => {
+                let _ = answer.send(Known::Unanswered);
+                return;
+            }
             Subject::Port(port) => {
                 if self.store.want_port(*port) {
                     self.rebuild_at.get_or_insert_with(Instant::now);
@@ -320,9 +367,7 @@ impl Discovery {
         if self.waiting.len() < WAITING_MAX {
             self.waiting.push((subject, answer));
         }
-        if connected {
-            self.answer();
-        }
+        self.answer();
     }
 
     fn answer(&mut self) {
@@ -385,7 +430,7 @@ fn acknowledgement(
         .map(|(name, problem)| format!("{name}: {problem}"))
         .collect();
     DeltaDiscoveryRequest {
-        type_url: kind.type_url().to_owned(),
+        type_url: kind.type_url(),
         response_nonce: nonce,
         error_detail: (!problems.is_empty()).then(|| Status {
             code: INVALID_ARGUMENT,

@@ -7,18 +7,22 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use weft_config::snapshot::Peer;
 use weft_config::spiffe::SpiffeId;
 use weft_config::wire;
 
 use super::credentials::{self, Credentials};
 use super::{Backoff, Client, link};
 use crate::health::with_sources;
-use crate::net::tls::files::load_roots;
-use crate::net::tls::mesh::{MeshTls, Trust};
+use crate::net::tls::mesh::{MeshTls, Trust, check_own};
 use crate::services::workloads_client::WorkloadsClient;
 
 /// When the signing root changed, everybody renews within this time.
 const RENEW_SPREAD: Duration = Duration::from_secs(3);
+/// However short a certificate's life is, and whatever a clock says.
+const RENEW_MIN: Duration = Duration::from_millis(500);
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A token of more bytes is none.
 const TOKEN_BYTES_MAX: u64 = 64 * 1024;
@@ -40,25 +44,18 @@ pub async fn run(client: Arc<Client>) {
         if present {
             until_renewal(&client).await;
         }
-        match sign(&client, attempt).await {
-            Ok(fresh) => {
-                backoff.reset();
-                let expires_in = fresh.remaining();
-                present = install(&client, fresh);
-                client.shared.metrics.certificate_renewed("ok");
-                tracing::info!(identity = %mesh.identity, ?expires_in, "new certificate");
-            }
-            Err(problem) => {
-                attempt += 1;
-                // What there is serves on, for as long as it is valid.
-                present = false;
-                client.shared.metrics.certificate_renewed("failed");
-                tracing::warn!(
-                    controller = link::controller(mesh, attempt - 1), %problem,
-                    "no new certificate; trying again"
-                );
-                backoff.pause().await;
-            }
+        let signed = sign(&client, attempt).await;
+        present = signed.is_ok_and(|fresh| install(&client, fresh));
+        let result = if present { "ok" } else { "failed" };
+        client.shared.metrics.certificate_renewed(result);
+        if present {
+            backoff.reset();
+            attempt = 0;
+            tracing::info!(identity = %mesh.identity, "new certificate");
+        } else {
+            // What there is serves on, for as long as it is valid.
+            attempt += 1;
+            backoff.pause().await;
         }
     }
 }
@@ -71,8 +68,9 @@ async fn until_renewal(client: &Client) {
         .as_ref()
         .map_or(Duration::ZERO, |present| present.remaining());
     let share = rand::rng().random_range(0.45..0.55);
+    let pause = remaining.mul_f64(share).max(RENEW_MIN);
     tokio::select! {
-        () = tokio::time::sleep(remaining.mul_f64(share)) => {}
+        () = tokio::time::sleep(pause) => {}
         () = client.renew.notified() => {
             let spread = rand::rng().random_range(0.0..1.0);
             tokio::time::sleep(RENEW_SPREAD.mul_f64(spread)).await;
@@ -90,7 +88,10 @@ pub fn install(client: &Client, credentials: Credentials) -> bool {
     );
     match tls {
         Ok(tls) => {
-            client.mesh.tls.store(Some(Arc::new(tls)));
+            client.mesh.set_tls(tls);
+            let mut told = client.mesh.told.lock();
+            told.certificate_expires = Some(credentials.expires);
+            drop(told);
             client.credentials.send_replace(Some(Arc::new(credentials)));
             true
         }
@@ -102,18 +103,19 @@ pub fn install(client: &Client, credentials: Credentials) -> bool {
     }
 }
 
-/// Whom a controller is verified by: what we were told last, else the file.
-pub fn trust(client: &Client) -> Result<Trust, String> {
-    if let Some(present) = client.credentials.borrow().as_ref() {
-        return Ok(present.trust.clone());
-    }
+/// The roots of the file, for who has not been told any.
+fn trust_of_file(client: &Client) -> Result<Trust, String> {
     let mesh = &client.mesh.config;
-    let roots = std::fs::read(&mesh.trust_bundle)
-        .map_err(|error| format!("{}: {error}", mesh.trust_bundle.display()))
-        .and_then(|pem| pem_certificates(&pem, &mesh.trust_bundle))?;
-    // The loader's checks give better words than a handshake that fails.
-    load_roots("settings.mesh.trustBundle", &mesh.trust_bundle)
-        .map_err(|error| format!("{}: {}", error.file.display(), error.problem))?;
+    let path = &mesh.trust_bundle;
+    let roots = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| format!("settings.mesh.trustBundle: {}: {error}", path.display()))?;
+    if roots.is_empty() {
+        return Err(format!(
+            "settings.mesh.trustBundle: {}: holds no certificate (PEM)",
+            path.display()
+        ));
+    }
     Ok(Trust {
         domain: mesh.identity.trust_domain().to_owned(),
         roots,
@@ -121,29 +123,34 @@ pub fn trust(client: &Client) -> Result<Trust, String> {
     })
 }
 
-fn pem_certificates(
-    pem: &[u8],
-    path: &Path,
-) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, String> {
-    use rustls_pki_types::pem::PemObject as _;
-    rustls_pki_types::CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("{}: {error}", path.display()))
+/// Asks one controller, and tells why it gave nothing.
+async fn sign(client: &Client, attempt: usize) -> Result<Credentials, ()> {
+    let controller = link::controller(&client.mesh.config, attempt);
+    let signed = try_sign(client, controller, attempt).await;
+    let mut told = client.mesh.told.lock();
+    signed.inspect(|_| told.problem = None).map_err(|problem| {
+        tracing::warn!(controller, %problem, "no new certificate; trying again");
+        told.problem = Some(problem);
+    })
 }
 
-async fn sign(client: &Client, attempt: usize) -> Result<Credentials, String> {
+async fn try_sign(
+    client: &Client,
+    controller: &str,
+    attempt: usize,
+) -> Result<Credentials, String> {
     let mesh = &client.mesh.config;
-    let trust = trust(client)?;
+    // The certificate is the proof where there is one. Every other round begins
+    // anew, from the files: roots may have changed while nobody could be reached.
+    let anew = (attempt / mesh.controllers.len().max(1)) % 2 == 1;
     let present = client.credentials.borrow().clone();
-    let proof = present.filter(|present| !present.remaining().is_zero());
-    let (key, csr) = request(&mesh.identity).map_err(|error| error.to_string())?;
-    let token = if proof.is_some() {
-        String::new()
-    } else {
-        token(&mesh.token)?
+    let proof = present.filter(|present| !anew && !present.remaining().is_zero());
+    let (trust, token, svid) = match &proof {
+        Some(proof) => (proof.trust.clone(), String::new(), Some(proof.svid.clone())),
+        None => (trust_of_file(client)?, token(&mesh.token)?, None),
     };
-    let svid = proof.map(|proof| proof.svid.clone());
-    let link = link::connect(link::controller(mesh, attempt), &trust, svid)
+    let (key, csr) = request(&mesh.identity).map_err(|error| error.to_string())?;
+    let link = link::connect(controller, &trust, svid)
         .await
         .map_err(|error| with_sources(&error))?;
     let mut workloads = WorkloadsClient::with_origin(link, link::origin());
@@ -157,12 +164,19 @@ async fn sign(client: &Client, attempt: usize) -> Result<Credentials, String> {
         .map_err(|_| format!("the controller did not sign within {SIGN_TIMEOUT:?}"))?
         .map_err(|status| format!("{:?}: {}", status.code(), status.message()))?
         .into_inner();
+    let fresh = Credentials::new(&mesh.identity, &signed, key.clone())?;
+    let expected = Peer {
+        identity: mesh.identity.clone(),
+        workload: Arc::clone(&mesh.workload),
+        address: client.admin,
+    };
+    check_own(&fresh.svid, &fresh.trust, &expected).map_err(|error| with_sources(&error))?;
     if let Some(directory) = &mesh.state
         && let Err(error) = credentials::store(directory, &signed, &key)
     {
         tracing::warn!(directory = %directory.display(), %error, "cannot keep the certificate for a restart");
     }
-    Credentials::new(&mesh.identity, &signed, key)
+    Ok(fresh)
 }
 
 /// A fresh key (PKCS#8) and a request to sign it.
@@ -181,19 +195,22 @@ fn token(path: &Path) -> Result<String, String> {
     let size = std::fs::metadata(path).map(|metadata| metadata.len());
     let text = match size {
         Ok(size) if size > TOKEN_BYTES_MAX => {
-            return Err(format!("{}: is no token: too large", path.display()));
+            return Err(format!(
+                "settings.mesh.token: {}: is no token: too large",
+                path.display()
+            ));
         }
         Ok(_) => std::fs::read_to_string(path),
         Err(error) => Err(error),
     };
     match text {
         Ok(text) if text.trim().is_empty() => Err(format!(
-            "{}: is empty; make a token with `weft token`",
+            "settings.mesh.token: {}: is empty; make a token with `weft token`",
             path.display()
         )),
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) => Err(format!(
-            "{}: {error}; make a token with `weft token`",
+            "settings.mesh.token: {}: {error}; make a token with `weft token`",
             path.display()
         )),
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{InvalidDnsNameError, ServerName};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tonic::body::Body;
@@ -38,6 +38,8 @@ pub enum LinkError {
     Refused(Refusal),
     #[error("TLS cannot be set up")]
     Tls(#[source] MeshTlsError),
+    #[error("{SERVER_NAME} is no server name")]
+    Name(#[source] InvalidDnsNameError),
     #[error("the HTTP/2 handshake failed")]
     Http2(#[source] hyper::Error),
     #[error("connecting took longer than {CONNECT_MAX:?}")]
@@ -73,7 +75,7 @@ async fn open(address: &str, trust: &Trust, svid: Option<Svid>) -> Result<Link, 
         .await
         .map_err(LinkError::Connect)?;
     let _ = tcp.set_nodelay(true);
-    let name = ServerName::try_from(SERVER_NAME).map_err(|_| LinkError::Timeout)?;
+    let name = ServerName::try_from(SERVER_NAME).map_err(LinkError::Name)?;
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect(name, tcp)
         .await

@@ -28,8 +28,6 @@ use crate::state::Shared;
 use crate::state::mesh::{MeshState, Question};
 use credentials::Credentials;
 
-pub use discovery::Told;
-
 /// First and longest pause between attempts.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(20);
@@ -46,7 +44,6 @@ struct Client {
     credentials: watch::Sender<Option<Arc<Credentials>>>,
     /// The root that signs now is not the one that signed ours.
     renew: Notify,
-    told: Arc<parking_lot::Mutex<Told>>,
 }
 
 /// What a mesh client is started with.
@@ -79,7 +76,6 @@ impl MeshClient {
             admin: setting.admin,
             credentials: watch::Sender::new(None),
             renew: Notify::new(),
-            told: Arc::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(identity::run(Arc::clone(&client)));
@@ -88,11 +84,6 @@ impl MeshClient {
             _tasks: tasks,
             client,
         })
-    }
-
-    /// What /mesh shows.
-    pub fn told(&self) -> Arc<parking_lot::Mutex<Told>> {
-        Arc::clone(&self.client.told)
     }
 
     /// Takes the workload out of rotation; who used it, and who has acknowledged.

@@ -22,6 +22,8 @@ use super::resource::{add_route, alone, check, compile_endpoints, decode, stub};
 /// Destinations at once; beyond it the longest unused are forgotten.
 pub const DESTINATIONS_MAX: usize = 10_000;
 
+const TYPE_PREFIX: &str = "type.googleapis.com/weft.v1.";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     Destination,
@@ -41,18 +43,23 @@ impl Kind {
         Self::Destination,
     ];
 
-    pub fn type_url(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Destination => "type.googleapis.com/weft.v1.Destination",
-            Self::Service => "type.googleapis.com/weft.v1.Service",
-            Self::Endpoints => "type.googleapis.com/weft.v1.Endpoints",
-            Self::Workload => "type.googleapis.com/weft.v1.Workload",
-            Self::TrustBundle => "type.googleapis.com/weft.v1.TrustBundle",
+            Self::Destination => "Destination",
+            Self::Service => "Service",
+            Self::Endpoints => "Endpoints",
+            Self::Workload => "Workload",
+            Self::TrustBundle => "TrustBundle",
         }
     }
 
+    pub fn type_url(self) -> String {
+        format!("{TYPE_PREFIX}{}", self.name())
+    }
+
     pub fn of_type_url(url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+        let name = url.strip_prefix(TYPE_PREFIX)?;
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -148,16 +155,27 @@ impl Store {
         wanted.pinned |= pinned;
     }
 
-    /// Gives up destinations that nobody uses; true if the overlay changes.
+    /// Gives up destinations that nobody uses, and strangers, who are asked for
+    /// again when they are dialled; true if the overlay changes.
     pub fn forget(&mut self, unused: impl Fn(&str) -> bool) -> bool {
         let before = self.destinations.len();
-        self.destinations
-            .retain(|name, wanted| wanted.pinned || !unused(name));
+        self.destinations.retain(|name, wanted| {
+            let idle = match (&wanted.in_force, &wanted.told) {
+                (Some(_), _) => unused(name),
+                (None, told) => matches!(told, Answer::Absent),
+            };
+            wanted.pinned || !idle
+        });
         let forgotten = before != self.destinations.len();
         if forgotten {
             self.want_services();
         }
         forgotten
+    }
+
+    /// The workload's own policies are known, or that there are none.
+    pub fn knows_workload(&self) -> bool {
+        self.workload.is_answered()
     }
 
     pub fn has_room(&self) -> bool {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use tokio::io::AsyncReadExt;
-use tokio::time::Instant;
 use weft_config::snapshot::Peer;
 
 use super::connect::{ConnectError, Dial};
@@ -32,13 +31,14 @@ pub const LEAVING: HeaderName = HeaderName::from_static("weft-leaving");
 pub const LEAVING_VALUE: HeaderValue = HeaderValue::from_static("1");
 /// What the far side sends on a `weft-tcp` connection once the application is reached.
 pub const GO_AHEAD: u8 = 0;
+/// The same from a workload that is leaving: the next one goes elsewhere.
+pub const GO_AHEAD_LEAVING: u8 = 3;
 /// … and when it is not, or the connection is denied.
 pub const REFUSED: u8 = 1;
 pub const DENIED: u8 = 2;
 
 /// How long a connection waits for our first certificate.
 const CERTIFICATE_WAIT: Duration = Duration::from_secs(3);
-const CERTIFICATE_STEP: Duration = Duration::from_millis(10);
 
 /// Only sidecars may say these.
 pub fn strip_markers(headers: &mut HeaderMap) {
@@ -81,7 +81,10 @@ pub fn heed_leaving(
     endpoint: &Arc<EndpointState>,
     headers: &mut HeaderMap,
 ) {
-    let leaving = headers.remove(LEAVING).is_some();
+    heed(shared, service, endpoint, headers.remove(LEAVING).is_some());
+}
+
+fn heed(shared: &Shared, service: &ServiceState, endpoint: &EndpointState, leaving: bool) {
     if leaving != endpoint.is_draining() {
         let now = shared.now();
         if endpoint.set_draining(leaving, now) {
@@ -167,8 +170,10 @@ impl Dial<'_> {
             return Err(Refusal::Handshake);
         }
         if protocol == MeshProtocol::Tcp {
+            let shared = &self.connection.worker.shared;
             match stream.read_u8().await {
-                Ok(GO_AHEAD) => {}
+                Ok(GO_AHEAD) => heed(shared, self.service, self.endpoint, false),
+                Ok(GO_AHEAD_LEAVING) => heed(shared, self.service, self.endpoint, true),
                 Ok(DENIED) => return Err(Refusal::Denied),
                 Ok(_) => return Err(Refusal::Unprocessed),
                 Err(error) => return Err(Refusal::of(&error)),
@@ -181,16 +186,12 @@ impl Dial<'_> {
     async fn certificate(&self) -> Result<Arc<MeshTls>, Refusal> {
         let mesh = self.connection.worker.shared.mesh.as_ref();
         let mesh = mesh.ok_or(Refusal::NoCertificateYet)?;
-        let limit = Instant::now() + CERTIFICATE_WAIT;
-        loop {
-            if let Some(tls) = mesh.tls.load_full() {
-                return Ok(tls);
-            }
-            if Instant::now() >= limit {
-                return Err(Refusal::NoCertificateYet);
-            }
-            tokio::time::sleep(CERTIFICATE_STEP).await;
+        if let Some(tls) = mesh.tls.load_full() {
+            return Ok(tls);
         }
+        mesh.await_change(CERTIFICATE_WAIT, |mesh| mesh.tls.load_full())
+            .await
+            .ok_or(Refusal::NoCertificateYet)
     }
 
     /// Under which trust a connection to a peer is opened now.

@@ -182,8 +182,12 @@ pub async fn serve_mesh(
     }
     match open(&connection, listener, None).await {
         Ok(opened) => {
+            let word = match connection.worker.shared.drain.is_draining() {
+                true => mesh::GO_AHEAD_LEAVING,
+                false => mesh::GO_AHEAD,
+            };
             stream
-                .write_all(&[mesh::GO_AHEAD])
+                .write_all(&[word])
                 .await
                 .map_err(|_| "downstream_reset")?;
             stream.flush().await.map_err(|_| "downstream_reset")?;

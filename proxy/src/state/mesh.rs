@@ -1,13 +1,14 @@
 //! What the workers know of the mesh, and what they may ask the mesh client
 //! (on the control thread) for.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{mpsc, oneshot};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
 use weft_config::snapshot::{Destination, Mesh};
 
 use crate::net::tls::mesh::MeshTls;
@@ -32,7 +33,25 @@ pub struct MeshState {
     /// What the local workload needs first is there: its certificate, its own
     /// description, the destinations of its explicit listeners.
     pub synced: AtomicBool,
+    /// `tls` or `synced` has changed.
+    changed: Notify,
+    /// What the client has to show.
+    pub told: Mutex<Told>,
     questions: mpsc::Sender<Question>,
+}
+
+/// How the client stands with its controller, and with what that sent.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The one that it is connected to.
+    pub controller: Option<String>,
+    /// Why there is no connection, or no new certificate.
+    pub problem: Option<String>,
+    /// Resources held, by type.
+    pub resources: Vec<(&'static str, usize)>,
+    /// Resources that are refused, and why.
+    pub refused: BTreeMap<String, String>,
+    pub certificate_expires: Option<SystemTime>,
 }
 
 /// What a worker wants to be told.
@@ -69,9 +88,40 @@ impl MeshState {
             refuse_unknown: AtomicBool::new(false),
             inbound_in_flight: AtomicUsize::new(0),
             synced: AtomicBool::new(false),
+            changed: Notify::new(),
+            told: Mutex::default(),
             questions,
         };
         (Arc::new(state), receiver)
+    }
+
+    /// Puts another certificate or trust in use.
+    pub fn set_tls(&self, tls: MeshTls) {
+        self.tls.store(Some(Arc::new(tls)));
+        self.changed.notify_waiters();
+    }
+
+    pub fn set_synced(&self) {
+        self.synced.store(true, Ordering::Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until `what` is there; `None`: not within `limit`.
+    pub async fn await_change<T>(
+        &self,
+        limit: Duration,
+        what: impl Fn(&Self) -> Option<T>,
+    ) -> Option<T> {
+        let awaited = async {
+            loop {
+                let changed = self.changed.notified();
+                if let Some(found) = what(self) {
+                    return found;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(limit, awaited).await.ok()
     }
 
     /// Asks the mesh client, and waits for its answer.
@@ -88,9 +138,5 @@ impl MeshState {
             Ok(Ok(known)) => known,
             _ => Known::Unanswered,
         }
-    }
-
-    pub fn is_own_address(&self, address: SocketAddr) -> bool {
-        self.config.addresses.contains(&address.ip())
     }
 }

@@ -17,6 +17,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig, version};
 use rustls_pki_types::{
     CertificateDer, CertificateRevocationListDer, InvalidDnsNameError, PrivateKeyDer, ServerName,
+    UnixTime,
 };
 use weft_config::snapshot::Peer;
 use weft_config::spiffe::{self, SpiffeId};
@@ -109,6 +110,8 @@ pub enum MeshTlsError {
     Certificate(#[source] rustls::Error),
     #[error("the trust bundle cannot be used: {0}")]
     Trust(String),
+    #[error("the certificate that was signed for us would be refused: {0}")]
+    Own(Refusal),
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
 }
@@ -227,6 +230,16 @@ pub fn expect_controller(chain: Option<&[CertificateDer<'_>]>) -> Result<(), Ref
     (parts == spiffe::CONTROLLER)
         .then_some(())
         .ok_or(Refusal::WrongIdentity)
+}
+
+/// Whether peers that trust as we are told to will believe our certificate, and
+/// take us for who we should be.
+pub fn check_own(svid: &Svid, trust: &Trust, expected: &Peer) -> Result<(), MeshTlsError> {
+    let verifier = Verifier::new(trust)?;
+    let believed = verifier.verify_chain(&svid.chain, UnixTime::now());
+    believed
+        .and_then(|()| expect(Some(&svid.chain), expected))
+        .map_err(MeshTlsError::Own)
 }
 
 /// The one certificate, whatever name the client asks for: the name says which

@@ -249,12 +249,18 @@ impl Events {
         }
     }
 
-    pub fn retain(&self, listeners: &HashSet<&str>, services: &HashSet<&str>) {
+    pub fn retain(
+        &self,
+        listeners: &HashSet<&str>,
+        services: &HashSet<&str>,
+        policies: &HashSet<&str>,
+    ) {
         for (event, table) in Event::ALL.iter().zip(&self.tables) {
             let alive = match event.family().of {
                 Of::Listener => listeners,
                 Of::Service => services,
-                Of::Policy | Of::Process => continue,
+                Of::Policy => policies,
+                Of::Process => continue,
             };
             table
                 .write()

@@ -248,9 +248,14 @@ impl Metrics {
         self.series.labels.set_max(max);
     }
 
-    /// Forgets counters of listeners and services that are configured no more.
-    pub fn retain(&self, listeners: &HashSet<&str>, services: &HashSet<&str>) {
-        self.events.retain(listeners, services);
+    /// Forgets counters of what is configured no more.
+    pub fn retain(
+        &self,
+        listeners: &HashSet<&str>,
+        services: &HashSet<&str>,
+        policies: &HashSet<&str>,
+    ) {
+        self.events.retain(listeners, services, policies);
     }
 
     /// Forgets series that nobody holds and nothing was recorded in since the

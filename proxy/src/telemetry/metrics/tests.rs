@@ -142,7 +142,7 @@ fn events_are_counted_and_forgotten_with_their_names() {
     );
     has(&all, r#"weft_reloads_total{result="success"} 1"#);
     has(&all, r#"weft_pool_connections{worker="1",kind="idle"} 3"#);
-    metrics.retain(&HashSet::from(["web"]), &HashSet::new());
+    metrics.retain(&HashSet::from(["web"]), &HashSet::new(), &HashSet::new());
     let all = page(&metrics);
     assert!(!all.contains("cart") && all.contains(r#"listener="web""#));
 }

@@ -56,6 +56,13 @@ impl Verifier {
         })
     }
 
+    /// A chain as either side presents it.
+    pub fn verify_chain(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Refusal> {
+        let (leaf, intermediates) = chain.split_first().ok_or(Refusal::NoCertificate)?;
+        self.verify(leaf, intermediates, KeyUsage::server_auth(), now)?;
+        self.verify(leaf, intermediates, KeyUsage::client_auth(), now)
+    }
+
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
