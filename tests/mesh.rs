@@ -1,14 +1,24 @@
 //! Two sidecars and a controller make a mesh: mTLS between them, routes and policies from manifests,
 //! a drain barrier that loses nothing, and a controller whose death nobody notices.
 
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use weft_controller::ca::Ca;
 
 use weft_tests::curl::curl;
-use weft_tests::eventually;
 use weft_tests::load::{Load, Mode};
 use weft_tests::mesh::{Mesh, Sidecar};
-use weft_tests::process::Signal;
+use weft_tests::process::{Program, Signal};
 use weft_tests::upstream::Upstream;
+use weft_tests::{eventually, script};
 
 /// `shop/web` with as many replicas as names, and a client of it.
 fn shop(names: &[&'static str]) -> (Mesh, Vec<(Sidecar, Upstream)>, Sidecar) {
@@ -223,4 +233,190 @@ fn a_controller_that_dies_is_not_missed() {
     mesh.settled();
     load.goes_on(50);
     load.stop().none_lost();
+}
+
+/// Echoes what connections send, where a sidecar's application is.
+fn echo(sidecar: &Sidecar) {
+    let listener = TcpListener::bind(sidecar.application()).expect("the address is free");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut reader = stream.try_clone().expect("a stream can be shared");
+                let _ = std::io::copy(&mut reader, &mut stream);
+            });
+        }
+    });
+}
+
+/// Sends a line to `address` that is no request, and reads it back.
+fn echoed(address: SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(weft_tests::PATIENCE))?;
+    stream.write_all(b"\x01\x02 no request\n")?;
+    let mut back = [0; 14];
+    stream.read_exact(&mut back)?;
+    Ok(&back == b"\x01\x02 no request\n")
+}
+
+#[test]
+fn opaque_bytes_go_elsewhere_when_a_replica_leaves() {
+    let mesh = Mesh::start();
+    let replicas = [mesh.sidecar("db", &[]), mesh.sidecar("db", &[])];
+    for replica in &replicas {
+        echo(replica);
+    }
+    mesh.service("db", &[&replicas[0], &replicas[1]]);
+    let client = mesh.sidecar("client", &["db.shop:80"]);
+    let connect = || echoed(client.upstreams[0]).expect("it is echoed");
+    assert!((0..20).all(|_| connect()));
+    // Nobody can be told of it: the replica's own word has to do.
+    mesh.controller.signal(Signal::KILL);
+    let opened = |replica: &Sidecar| {
+        let labels = [("direction", "inbound"), ("result", "ok")];
+        replica
+            .proxy
+            .metrics()
+            .sum("weft_mesh_handshakes_total", &labels)
+    };
+    let left = thread::scope(|scope| {
+        let leaving = scope.spawn(|| replicas[0].drain());
+        while !leaving.is_finished() {
+            assert!(connect());
+        }
+        leaving.join().expect("it does not panic")
+    });
+    assert_eq!(left["users"], Value::Null, "{left}");
+    assert_eq!(left["inFlight"], 0, "{left}");
+    let before = opened(&replicas[0]);
+    assert!((0..20).all(|_| connect()));
+    let after = opened(&replicas[0]);
+    assert!(after <= before, "{before} {after}: it is still used");
+}
+
+#[test]
+fn grpc_and_websockets_pass() {
+    let mesh = Mesh::start();
+    let (rpc, socket) = (mesh.sidecar("rpc", &[]), mesh.sidecar("socket", &[]));
+    let serve = |name: &str, sidecar: &Sidecar| {
+        let mut command = script(name);
+        command.arg(sidecar.application().port().to_string());
+        command.arg(sidecar.application().ip().to_string());
+        let mut program = Program::start(name, &mut command, mesh.folder.path());
+        program.accepts(sidecar.application());
+        program
+    };
+    let _servers = [
+        serve("grpc_server.py", &rpc),
+        serve("websocket_server.py", &socket),
+    ];
+    mesh.service("rpc", &[&rpc]);
+    mesh.service("socket", &[&socket]);
+    let client = mesh.sidecar("client", &["rpc.shop:80", "socket.shop:80"]);
+    let rpc_address = client.upstreams[0].to_string();
+    let chat = format!("ws://{}/chat?room=1", client.upstreams[1]);
+    for (name, arguments) in [
+        ("grpc_client.py", vec![rpc_address.as_str(), "calls"]),
+        ("grpc_client.py", vec![rpc_address.as_str(), "many"]),
+        ("grpc_client.py", vec![rpc_address.as_str(), "deadline"]),
+        ("websocket_client.py", vec![chat.as_str()]),
+    ] {
+        let output = script(name).args(&arguments).output();
+        let output = output.expect("Python runs; `make test` installs it");
+        assert!(output.status.success(), "{name} {arguments:?}: {output:?}");
+    }
+}
+
+#[test]
+fn the_root_is_changed_under_load() {
+    let (mesh, replicas, client) = shop(&["one", "two"]);
+    let loads = [
+        Load::start(client.upstreams[0], Mode::KeepAlive, 2),
+        Load::start(client.upstreams[0], Mode::ConnectEach, 2),
+    ];
+    let go_on = || loads.iter().for_each(|load| load.goes_on(50));
+    let other = TempDir::new().expect("a folder can be made");
+    let life = Duration::from_secs(3600);
+    let next = Ca::open(other.path(), "cluster.local", life).expect("an authority can be made");
+    let ca = mesh.folder.path().join("ca");
+    let roots = |folder: &Path| fs::read_to_string(folder.join("trust.pem")).expect("it is there");
+    let trusted = |count: usize| {
+        eventually("the roots being known", || {
+            (mesh.status().roots.len() == count).then_some(())
+        });
+        mesh.settled();
+    };
+    go_on();
+    let both = roots(&ca) + &roots(other.path());
+    fs::write(ca.join("bundle.pem"), both).expect("it can be written");
+    trusted(2);
+    go_on();
+    let sidecars = || replicas.iter().map(|(sidecar, _)| sidecar).chain([&client]);
+    let before: Vec<f64> = sidecars().map(renewals).collect();
+    for name in ["ca.crt", "ca.key"] {
+        fs::copy(other.path().join(name), ca.join(name)).expect("it can be copied");
+    }
+    eventually("everybody having renewed", || {
+        let renewed = sidecars()
+            .zip(&before)
+            .all(|(sidecar, before)| renewals(sidecar) > *before);
+        renewed.then_some(())
+    });
+    go_on();
+    fs::remove_file(ca.join("bundle.pem")).expect("it can be removed");
+    trusted(1);
+    assert_eq!(
+        mesh.status().roots[0].fingerprint,
+        hex(&next.bundle().signing_root)
+    );
+    go_on();
+    for load in loads {
+        load.stop().none_lost();
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn renewals(sidecar: &Sidecar) -> f64 {
+    let labels = [("result", "ok")];
+    sidecar
+        .proxy
+        .metrics()
+        .sum("weft_mesh_certificates_total", &labels)
+}
+
+#[test]
+fn a_sidecar_s_own_page_says_what_is_wrong() {
+    let (mut mesh, _replicas, client) = shop(&["one"]);
+    let page = || -> Value {
+        serde_json::from_slice(&client.proxy.ask("/mesh").body).expect("it answers JSON")
+    };
+    let told = page();
+    assert_eq!(
+        told["identity"], "spiffe://cluster.local/ns/shop/sa/client",
+        "{told}"
+    );
+    assert_eq!(told["controller"], mesh.listen.to_string(), "{told}");
+    assert_eq!(told["resources"]["Endpoints"], 1, "{told}");
+    mesh.controller.kill();
+    eventually("the loss being told", || {
+        page()["problem"].is_string().then_some(())
+    });
+}
+
+#[test]
+fn a_sidecar_is_replaced_under_load() {
+    let (mesh, _replicas, client) = shop(&["one"]);
+    let load = Load::start(client.upstreams[0], Mode::ConnectEach, 2);
+    load.goes_on(50);
+    // The next process has the certificate of the one before, and asks for what it dials.
+    client.proxy.signal(Signal::USR2);
+    eventually("the old process having left", || {
+        let left = fs::read_to_string(client.proxy.folder.path().join("weft-proxy.log"));
+        left.ok()?.contains("the end").then_some(())
+    });
+    load.goes_on(50);
+    load.stop().none_lost();
+    mesh.settled();
 }

@@ -81,7 +81,8 @@ def main():
     )
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
+    host = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+    server.add_insecure_port(f"{host}:{sys.argv[1]}")
     server.start()
     # A line on standard input changes the health.
     for line in sys.stdin:

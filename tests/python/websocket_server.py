@@ -19,8 +19,9 @@ async def serve(connection):
 
 
 async def main():
+    host = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
     async with websockets.serve(
-        serve, "127.0.0.1", int(sys.argv[1]), max_size=None, ping_interval=None
+        serve, host, int(sys.argv[1]), max_size=None, ping_interval=None
     ):
         await asyncio.get_running_loop().create_future()
 

@@ -223,6 +223,7 @@ impl Mesh {
                 "controllers": [self.listen.to_string()],
                 "trustBundle": ca.join("trust.pem"),
                 "token": file,
+                "state": self.folder.path().join(format!("{uid}.state")),
                 "namespace": "shop",
                 "serviceAccount": account,
                 "workload": uid,
