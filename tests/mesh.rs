@@ -216,6 +216,37 @@ fn a_replica_that_leaves_through_the_barrier_loses_nothing() {
 }
 
 #[test]
+fn sigterm_passes_the_barrier_too() {
+    let (mesh, mut replicas, client) = shop(&["one", "two"]);
+    let loads = [
+        Load::start(client.upstreams[0], Mode::KeepAlive, 4),
+        Load::start(client.upstreams[0], Mode::ConnectEach, 2),
+    ];
+    for load in &loads {
+        load.goes_on(50);
+    }
+    let (mut leaving, mut application) = replicas.remove(0);
+    leaving.proxy.signal(Signal::TERM);
+    let log = leaving.proxy.folder.path().join("weft-proxy.log");
+    eventually("the barrier being passed", || {
+        let log = fs::read_to_string(&log).ok()?;
+        let passed = log.contains("nothing more will reach the application");
+        let told = log.contains("users: Some(1), acknowledged: 1, in_flight: 0");
+        (passed && told).then_some(())
+    });
+    // It still listens for a moment, and nobody comes.
+    application.stop();
+    assert!(leaving.proxy.program.ended().success());
+    mesh.service("web", &[&replicas[0].0]);
+    for load in &loads {
+        load.goes_on(50);
+    }
+    for load in loads {
+        load.stop().none_lost();
+    }
+}
+
+#[test]
 fn a_controller_that_dies_is_not_missed() {
     let (mut mesh, mut replicas, client) = shop(&["one", "two"]);
     let load = Load::start(client.upstreams[0], Mode::KeepAlive, 4);

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::drain::Phase;
+use crate::net::pool::Key;
 use crate::outbound::{self, Worker};
 use crate::state::{Runtime, Shared};
 
@@ -45,7 +46,11 @@ pub enum Command {
     Unlisten {
         listener: String,
     },
-    StopAccepting,
+    StopAccepting {
+        /// The drain barrier is passed: nothing more comes for the local
+        /// workload, so what its callers keep open need not be waited for.
+        left: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -87,8 +92,11 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 Some(Command::Unlisten { listener }) => {
                     stop(accepting.remove(&listener).unwrap_or_default()).await;
                 }
-                Some(Command::StopAccepting) => {
+                Some(Command::StopAccepting { left }) => {
                     stop(accepting.drain().flat_map(|(_, tasks)| tasks).collect()).await;
+                    if left {
+                        worker.leases.shed_inbound();
+                    }
                     leaving = Some((Instant::now(), worker.leases.now()));
                 }
                 None => break,
@@ -105,7 +113,7 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>) {
                     (*since, *moment) = (Instant::now(), worker.leases.now());
                 }
                 let runtime = worker.shared.runtime.load();
-                worker.pool.sweep(|pool_id| idle_timeout(&runtime, pool_id));
+                worker.pool.sweep(|key| idle_timeout(&runtime, key));
                 worker.series.renew(runtime.generation);
                 worker.shared.metrics.set_pool(worker.index, worker.pool.count());
             }
@@ -115,12 +123,14 @@ async fn run(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>) {
     worker.shared.drain.idle().await;
 }
 
-fn idle_timeout(runtime: &Runtime, pool_id: u64) -> Option<Duration> {
-    runtime
-        .services
-        .iter()
-        .find(|service| service.pool_id == pool_id)
-        .map(|service| service.config.idle_timeout)
+/// `None`: nobody will use the connection again. The service is gone, or the
+/// endpoint, or that is leaving: it must not wait for us to close.
+fn idle_timeout(runtime: &Runtime, key: &Key) -> Option<Duration> {
+    let mut services = runtime.services.iter();
+    let service = services.find(|service| service.pool_id == key.pool_id)?;
+    let endpoints = service.endpoints.load();
+    let endpoint = endpoints.find(key.address)?;
+    (!endpoint.is_draining()).then_some(service.config.idle_timeout)
 }
 
 /// One accept loop.

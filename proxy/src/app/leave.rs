@@ -2,20 +2,24 @@
 //!
 //! On SIGTERM nobody may know yet that we leave, so accepting goes on while
 //! connections tell their peers, until no new one has come for a while, or too
-//! much of the time is gone. After a handover the new process accepts, so we
+//! much of the time is gone. A sidecar passes the drain barrier first, and then
+//! knows that nobody comes. After a handover the new process accepts, so we
 //! stop at once. Either way what runs may finish within `drain.timeout`.
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::process::{GiveTask, Process, Signals, finished, settle};
 use super::{last_call, notify};
+use crate::control::Request;
 use crate::drain::Phase;
 use crate::handover::READY_TIMEOUT;
 use crate::health::with_sources;
+use crate::state::Shared;
 use crate::worker::Command;
 
 /// How often it is asked whether a new connection came.
@@ -34,6 +38,9 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_TERMINATED: u8 = 143;
 
+/// Who may still ask something of a process that is leaving.
+type Asking = (Signals, mpsc::Receiver<Request>);
+
 /// Who else accepts on our listening sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heir {
@@ -45,9 +52,13 @@ enum Heir {
 
 /// Somebody wants us gone. A process that is just taking over is waited for: if
 /// we drained meanwhile, nobody might serve.
-pub async fn asked(process: Process, mut signals: Signals, giving: Option<GiveTask>) -> ExitCode {
+pub async fn asked(
+    process: Process,
+    (mut signals, requests): Asking,
+    giving: Option<GiveTask>,
+) -> ExitCode {
     let Some(mut giving) = giving else {
-        return drain(process, signals, Heir::None).await;
+        return drain(process, (signals, requests), Heir::None).await;
     };
     let drain_timeout = process
         .shared
@@ -63,53 +74,64 @@ pub async fn asked(process: Process, mut signals: Signals, giving: Option<GiveTa
         code = signalled(&mut signals) => return code,
     };
     match given {
-        Ok(Ok(())) => after_handover(process, signals).await,
+        Ok(Ok(())) => after_handover(process, (signals, requests)).await,
         Ok(Err(error)) => {
             let error = with_sources(&error);
             tracing::error!(%error, "the new process did not take over");
-            drain(process, signals, Heir::None).await
+            drain(process, (signals, requests), Heir::None).await
         }
         // When we end without a word, it serves (see `handover`).
-        Err(_) => drain(process, signals, Heir::Unsure).await,
+        Err(_) => drain(process, (signals, requests), Heir::Unsure).await,
     }
 }
 
-async fn drain(process: Process, signals: Signals, heir: Heir) -> ExitCode {
+async fn drain(process: Process, asking: Asking, heir: Heir) -> ExitCode {
     notify::notify("STOPPING=1");
-    end(process, signals, heir).await
+    end(process, asking, heir).await
 }
 
 /// Finishes what runs; somebody else accepts.
-pub async fn after_handover(process: Process, signals: Signals) -> ExitCode {
+pub async fn after_handover(process: Process, asking: Asking) -> ExitCode {
     // The admin port is shared by now: a probe that reached us would hear that
     // we are draining.
     process.admin_stop.notify_one();
-    end(process, signals, Heir::Ready).await
+    end(process, asking, Heir::Ready).await
 }
 
-async fn end(mut process: Process, mut signals: Signals, heir: Heir) -> ExitCode {
+async fn end(mut process: Process, (mut signals, mut requests): Asking, heir: Heir) -> ExitCode {
     let shared = std::sync::Arc::clone(&process.shared);
     let settings = shared.runtime.load().snapshot.settings.clone();
     let deadline = Instant::now() + settings.drain_timeout;
     tracing::info!(open = shared.drain.open(), handed_over = heir == Heir::Ready, timeout = ?settings.drain_timeout, "draining");
     shared.ready.store(false, Ordering::Relaxed);
+    let barrier = match heir {
+        Heir::Ready => None,
+        Heir::None | Heir::Unsure => process.barrier(),
+    };
     shared.drain.advance(Phase::Draining);
+    let workers = std::mem::take(&mut process.workers);
+    let mut sockets = std::mem::take(&mut process.sockets);
     let drained = async {
-        if heir != Heir::Ready {
+        if let Some(passed) = barrier {
+            let _ = timeout_at(deadline, passed).await;
+        }
+        let left = heir != Heir::Ready && has_left(&shared);
+        if heir != Heir::Ready && !left {
             let most = quiet_max(settings.drain_quiet, settings.drain_timeout);
-            if !quiet(&process, settings.drain_quiet, most).await {
+            if !quiet(&shared, settings.drain_quiet, most).await {
                 tracing::info!(?most, "new connections keep coming: no longer accepting");
             }
         }
         if heir == Heir::None {
-            last_call::begin(&process.sockets);
+            last_call::begin(&sockets);
             sleep(HANDSHAKES_MAX.min(settings.drain_quiet)).await;
         }
-        for worker in &process.workers {
-            let _ = worker.commands.send(Command::StopAccepting).await;
+        for worker in &workers {
+            let command = Command::StopAccepting { left };
+            let _ = worker.commands.send(command).await;
         }
-        settle(&process.workers).await;
-        process.sockets.close();
+        settle(&workers).await;
+        sockets.close();
         if timeout_at(deadline, shared.drain.idle()).await.is_err() {
             tracing::warn!(
                 open = shared.drain.open(),
@@ -120,9 +142,13 @@ async fn end(mut process: Process, mut signals: Signals, heir: Heir) -> ExitCode
         }
         ExitCode::SUCCESS
     };
-    let code = tokio::select! {
-        code = drained => code,
-        code = signalled(&mut signals) => code,
+    let mut drained = std::pin::pin!(drained);
+    let code = loop {
+        tokio::select! {
+            code = &mut drained => break code,
+            code = signalled(&mut signals) => break code,
+            Some(request) = requests.recv() => process.asked_while_leaving(request),
+        }
     };
     tracing::info!(open = shared.drain.open(), "the end");
     shared.access_log.flush(FLUSH_MAX);
@@ -137,6 +163,12 @@ async fn signalled(signals: &mut Signals) -> ExitCode {
     }
 }
 
+/// A sidecar that nothing more comes in for.
+fn has_left(shared: &Shared) -> bool {
+    let mesh = shared.mesh.as_ref();
+    mesh.is_some_and(|mesh| mesh.left.load(Ordering::Relaxed))
+}
+
 /// How long accepting goes on at most; never less than the quiet asked for.
 fn quiet_max(quiet: Duration, timeout: Duration) -> Duration {
     quiet
@@ -147,8 +179,8 @@ fn quiet_max(quiet: Duration, timeout: Duration) -> Duration {
 
 /// Waits until no new connection has come for `time`, but not longer than
 /// `most`; whether it has become quiet.
-async fn quiet(process: &Process, time: Duration, most: Duration) -> bool {
-    let accepted = || process.shared.accepted.load(Ordering::Relaxed);
+async fn quiet(shared: &Shared, time: Duration, most: Duration) -> bool {
+    let accepted = || shared.accepted.load(Ordering::Relaxed);
     let start = Instant::now();
     let (mut last, mut since) = (accepted(), start);
     while since.elapsed() < time {

@@ -110,7 +110,7 @@ impl Process {
             Err(error) => {
                 tracing::error!(%error, "cannot take over");
                 // What we have accepted meanwhile is ours to finish.
-                leave::after_handover(self, ground.signals).await;
+                leave::after_handover(self, (ground.signals, requests)).await;
                 ExitCode::FAILURE
             }
         }
@@ -187,8 +187,8 @@ impl Process {
         let mut giving: Option<GiveTask> = None;
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return leave::asked(self, signals, giving).await,
-                _ = signals.interrupt.recv() => return leave::asked(self, signals, giving).await,
+                _ = signals.terminate.recv() => return leave::asked(self, (signals, requests), giving).await,
+                _ = signals.interrupt.recv() => return leave::asked(self, (signals, requests), giving).await,
                 _ = signals.hangup.recv() => {
                     self.shared.access_log.reopen();
                     let _ = self.reload().await;
@@ -204,7 +204,7 @@ impl Process {
                 done = finished(giving.as_mut()) => {
                     giving = None;
                     match done {
-                        Ok(()) => return leave::after_handover(self, signals).await,
+                        Ok(()) => return leave::after_handover(self, (signals, requests)).await,
                         Err(error) => {
                             let error = with_sources(&error);
                             tracing::error!(%error, "the new process did not take over; this one goes on");
@@ -212,7 +212,7 @@ impl Process {
                     }
                 }
                 Some(request) = requests.recv() => match request {
-                    Request::Drain => return leave::asked(self, signals, giving).await,
+                    Request::Drain => return leave::asked(self, (signals, requests), giving).await,
                     Request::Leave(answer) => self.leave(answer),
                     Request::Overlay(overlay, done) => {
                         let _ = done.send(self.apply_overlay(*overlay));

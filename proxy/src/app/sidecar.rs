@@ -87,6 +87,32 @@ impl Process {
         Ok(())
     }
 
+    /// Passes the drain barrier unless that is done; `None`: nothing to wait for.
+    pub(super) fn barrier(&self) -> Option<oneshot::Receiver<Left>> {
+        let mesh = self.shared.mesh.as_ref()?;
+        if mesh.left.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (answer, passed) = oneshot::channel();
+        self.leave(answer);
+        Some(passed)
+    }
+
+    /// What is asked of a process that is leaving: what its connections that
+    /// still run need to know is put in force.
+    pub(super) fn asked_while_leaving(&mut self, request: Request) {
+        match request {
+            Request::Overlay(overlay, done) => {
+                let _ = done.send(self.apply_overlay(*overlay));
+            }
+            Request::Leave(answer) => self.leave(answer),
+            Request::Reload(answer) => {
+                let _ = answer.send(Err("the process is leaving".to_owned()));
+            }
+            Request::Drain => {}
+        }
+    }
+
     /// Passes the drain barrier in a task of its own, and tells how.
     pub(super) fn leave(&self, answer: oneshot::Sender<Left>) {
         let shared = Arc::clone(&self.shared);
@@ -105,6 +131,11 @@ impl Process {
                 acknowledged: told.as_ref().map_or(0, |told| told.acknowledged),
                 in_flight,
             };
+            if let Some(mesh) = &shared.mesh
+                && in_flight == 0
+            {
+                mesh.left.store(true, Ordering::Relaxed);
+            }
             tracing::info!(?left, "nothing more will reach the application");
             let _ = answer.send(left);
         });

@@ -17,6 +17,8 @@ const OPAQUE: u64 = 1 << 63;
 pub struct Lease {
     /// A number that grows with time; 0 while busy.
     idle_since: AtomicU64,
+    /// It came in for the local workload of a sidecar.
+    inbound: AtomicBool,
     evicted: AtomicBool,
     waker: AtomicWaker,
 }
@@ -24,6 +26,15 @@ pub struct Lease {
 impl Lease {
     pub fn set_busy(&self) {
         self.idle_since.store(0, Ordering::Relaxed);
+    }
+
+    pub fn set_inbound(&self) {
+        self.inbound.store(true, Ordering::Relaxed);
+    }
+
+    fn evict(&self) {
+        self.evicted.store(true, Ordering::Relaxed);
+        self.waker.wake();
     }
 
     /// Ready when the connection, if idle, must close.
@@ -102,8 +113,19 @@ impl Leases {
         for (_, lease) in all.iter() {
             let since = lease.idle_since.load(Ordering::Relaxed);
             if since > 0 && since <= moment {
-                lease.evicted.store(true, Ordering::Relaxed);
-                lease.waker.wake();
+                lease.evict();
+            }
+        }
+    }
+
+    /// Tells idle connections to close that came in for the local workload, but
+    /// no opaque ones: for when it is known that nothing more will come.
+    pub fn shed_inbound(&self) {
+        let all = self.all.lock();
+        for (_, lease) in all.iter() {
+            let since = lease.idle_since.load(Ordering::Relaxed);
+            if since > 0 && since < OPAQUE && lease.inbound.load(Ordering::Relaxed) {
+                lease.evict();
             }
         }
     }
@@ -122,8 +144,7 @@ impl Leases {
         }
         idle.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
         for (_, lease) in idle.iter().take(count) {
-            lease.evicted.store(true, Ordering::Relaxed);
-            lease.waker.wake();
+            lease.evict();
         }
         count
     }
@@ -157,6 +178,12 @@ mod tests {
         leases.shed_since(moment);
         let evicted = |lease: &Held| lease.evicted.load(Ordering::Relaxed);
         assert!(evicted(&held[1]) && !evicted(&held[3]) && !evicted(&opaque));
+        opaque.set_inbound();
+        leases.shed_inbound();
+        assert!(!evicted(&held[3]) && !evicted(&opaque));
+        held[3].set_inbound();
+        leases.shed_inbound();
+        assert!(evicted(&held[3]) && !evicted(&opaque));
         drop((held, opaque));
         assert!(leases.all.lock().is_empty());
     }

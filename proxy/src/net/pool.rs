@@ -250,11 +250,11 @@ impl Pool {
     }
 
     /// Closes what has been idle too long or was closed by the peer, and what
-    /// belongs to services that are gone (`idle_timeout` says `None`).
-    pub fn sweep(&self, idle_timeout: impl Fn(u64) -> Option<Duration>) {
+    /// nobody will use again (`idle_timeout` says `None`).
+    pub fn sweep(&self, idle_timeout: impl Fn(&Key) -> Option<Duration>) {
         let now = Instant::now();
         self.idle.lock().retain(|key, connections| {
-            let known = idle_timeout(key.pool_id).is_some();
+            let known = idle_timeout(key).is_some();
             connections.retain_mut(|idle| {
                 idle.pooled.connection.release_buffers();
                 known
@@ -265,9 +265,10 @@ impl Pool {
             !connections.is_empty()
         });
         self.http2.lock().retain(|key, entry| {
+            let timeout = idle_timeout(key);
             entry.connections.retain(|(shared, used)| {
                 let busy = shared.streams.load(Ordering::Relaxed) > 0;
-                let fresh = idle_timeout(key.pool_id).is_some_and(|timeout| *used + timeout > now);
+                let fresh = timeout.is_some_and(|timeout| *used + timeout > now);
                 !shared.leaving.load(Ordering::Relaxed) && (busy || fresh)
             });
             !entry.connections.is_empty() || entry.dialling.is_some()

@@ -131,6 +131,7 @@ pub async fn came_in(
     let Some(mesh) = &shared.mesh else {
         return Err("no_mesh");
     };
+    connection.lease.set_inbound();
     let captured = original_destination(&plain, connection.local);
     let Some(original) = captured else {
         // Nothing captures here: only the mesh's own protocol says which port is meant.

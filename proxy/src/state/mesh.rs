@@ -30,6 +30,8 @@ pub struct MeshState {
     /// Requests and opaque connections that came in for the local workload and
     /// have not ended: what the drain barrier waits for.
     pub inbound_in_flight: AtomicUsize,
+    /// The drain barrier is passed: nothing more will come in.
+    pub left: AtomicBool,
     /// What the local workload needs first is there: its certificate, its own
     /// description, the destinations of its explicit listeners.
     pub synced: AtomicBool,
@@ -87,6 +89,7 @@ impl MeshState {
             tls: ArcSwapOption::empty(),
             refuse_unknown: AtomicBool::new(false),
             inbound_in_flight: AtomicUsize::new(0),
+            left: AtomicBool::new(false),
             synced: AtomicBool::new(false),
             changed: Notify::new(),
             told: Mutex::default(),
