@@ -1,13 +1,14 @@
 //! Weft's control plane.
 //!
 //! `source` reads objects, `index` (pure) turns them into what each proxy needs,
-//! `discovery` sends it, `ca` signs identities, `app` wires them.
+//! `discovery` sends it, `ca` signs identities, `metrics` counts, `app` wires them.
 
 pub mod api;
 pub mod app;
 pub mod ca;
 pub mod discovery;
 pub mod index;
+pub mod metrics;
 pub mod source;
 
 /// The gRPC services that proxies call.

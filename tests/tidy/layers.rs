@@ -52,6 +52,7 @@ const CONTROLLER: Heights = &[
     ("ca", SHARED_HEIGHT),
     ("admission", 3),
     ("lease", 3),
+    ("metrics", SHARED_HEIGHT),
     ("index", 1),
     ("api", 0),
 ];

@@ -45,6 +45,20 @@ pub enum TokenError {
     Full,
 }
 
+impl TokenError {
+    /// What `weft_controller_tokens_refused_total` may say.
+    pub const REASONS: &'static [&'static str] = &["expired", "used", "invalid", "full"];
+
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Used => "used",
+            Self::Invalid(_) => "invalid",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// The key that signs tokens; made if it is not there.
 pub fn key(directory: &Path) -> Result<Vec<u8>, CaError> {
     let path = directory.join("token.key");

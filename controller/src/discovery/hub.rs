@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -13,17 +14,28 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{Notify, watch};
 use tonic::Status;
-use weft_config::status::{self, ProxyStatus, RootStatus, SourceError};
+use weft_config::status::{ProxyStatus, SourceError};
 use weft_config::wire::LeaveResponse;
 
-use super::Caller;
-use crate::ca::{Ca, fingerprint, subject_and_end, token};
+use super::sign::SignError;
+use super::{Caller, serve, stream};
+use crate::ca::{Ca, subject_and_end, token};
 use crate::index::{Objects, View};
+use crate::metrics::{Metrics, Values};
 
 /// Connected proxies.
 pub const PROXIES_MAX: usize = 20_000;
 /// Certificates signed in a second.
 const SIGNS_PER_SECOND_MAX: u32 = 200;
+
+const VALUES: Values = Values {
+    types: &stream::TYPES,
+    certificates: SignError::RESULTS,
+    tokens: token::TokenError::REASONS,
+    streams_refused: stream::REFUSALS,
+    connections_refused: serve::REFUSALS,
+    leaves: &["acknowledged", "timed_out", "refused"],
+};
 
 /// A resource as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,13 +63,13 @@ impl Encoded {
 type Wanted = (String, String, String);
 
 #[derive(Debug, Default)]
-struct State {
-    objects: Objects,
-    errors: Vec<SourceError>,
-    view: Arc<View>,
-    revision: u64,
+pub(super) struct State {
+    pub(super) objects: Objects,
+    pub(super) errors: Vec<SourceError>,
+    pub(super) view: Arc<View>,
+    pub(super) revision: u64,
     leaving: BTreeSet<String>,
-    proxies: BTreeMap<u64, Proxy>,
+    pub(super) proxies: BTreeMap<u64, Proxy>,
     next: u64,
     /// Resources of this revision, encoded once for all who want them.
     encoded: HashMap<Wanted, Encoded>,
@@ -82,8 +94,8 @@ impl State {
 }
 
 #[derive(Debug)]
-struct Proxy {
-    status: ProxyStatus,
+pub(super) struct Proxy {
+    pub(super) status: ProxyStatus,
     /// Endpoints that it is subscribed to.
     endpoints: BTreeSet<String>,
 }
@@ -92,7 +104,10 @@ struct Proxy {
 pub struct Hub {
     pub ca: Ca,
     pub tokens: token::Verifier,
-    state: Mutex<State>,
+    pub metrics: Metrics,
+    /// When our own certificate ends; seconds since the Unix epoch.
+    pub own_expires: AtomicU64,
+    pub(super) state: Mutex<State>,
     revision: watch::Sender<u64>,
     /// Some proxy has acknowledged something, or has gone.
     acknowledged: Notify,
@@ -103,6 +118,8 @@ impl Hub {
         Self {
             ca,
             tokens,
+            metrics: Metrics::new(VALUES),
+            own_expires: AtomicU64::new(0),
             state: Mutex::default(),
             revision: watch::Sender::new(0),
             acknowledged: Notify::new(),
@@ -139,7 +156,10 @@ impl Hub {
     }
 
     fn rebuild(&self, state: &mut State) {
+        let begun = Instant::now();
         let view = View::build(&self.ca.trust_domain, &state.objects, &state.leaving);
+        let took = begun.elapsed().as_secs_f64();
+        self.metrics.index_seconds.observe(took);
         state.view = Arc::new(view);
         state.revision += 1;
         state.encoded.clear();
@@ -180,6 +200,7 @@ impl Hub {
     pub fn connected(&self, status: ProxyStatus) -> Result<u64, Status> {
         let mut state = self.state.lock();
         if state.proxies.len() >= PROXIES_MAX {
+            self.metrics.streams_refused.count("proxies_max");
             return Err(Status::resource_exhausted("too many proxies are connected"));
         }
         state.next += 1;
@@ -226,6 +247,7 @@ impl Hub {
         let (revision, users) = {
             let mut state = self.state.lock();
             if !state.is_owner(caller) {
+                self.metrics.leaves.count("refused");
                 return Err(Status::permission_denied(format!(
                     "workload {uid} is not {}",
                     caller.identity
@@ -269,6 +291,10 @@ impl Hub {
         let _ = tokio::time::timeout(limit, waiting).await;
         let users = u32::try_from(users.len()).unwrap_or(u32::MAX);
         let behind = u32::try_from(behind()).unwrap_or(u32::MAX);
+        self.metrics.leaves.count(match behind {
+            0 => "acknowledged",
+            _ => "timed_out",
+        });
         Ok(LeaveResponse {
             users,
             acknowledged: users.saturating_sub(behind),
@@ -276,7 +302,7 @@ impl Hub {
     }
 
     /// Whether one more certificate may be signed now.
-    pub fn admit_sign(&self) -> Result<(), Status> {
+    pub fn admit_sign(&self) -> Result<(), SignError> {
         let mut state = self.state.lock();
         let now = Instant::now();
         let (since, count) = match state.signs {
@@ -285,44 +311,9 @@ impl Hub {
         };
         state.signs = Some((since, count + 1));
         if count >= SIGNS_PER_SECOND_MAX {
-            return Err(Status::resource_exhausted(
-                "too many certificates are asked for; try again",
-            ));
+            return Err(SignError::RateLimited);
         }
         Ok(())
-    }
-
-    pub fn status(&self) -> status::Status {
-        let state = self.state.lock();
-        let roots = self.ca.current();
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        status::Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            trust_domain: self.ca.trust_domain.clone(),
-            revision: state.revision,
-            now: seconds_now(),
-            roots: roots
-                .roots
-                .iter()
-                .enumerate()
-                .map(|(index, root)| {
-                    let (subject, not_after) = subject_and_end(root);
-                    RootStatus {
-                        subject,
-                        fingerprint: hex(&fingerprint(root)),
-                        not_after,
-                        signing: index == 0,
-                    }
-                })
-                .collect(),
-            errors: state.errors.clone(),
-            objects: state.view.statuses.clone(),
-            proxies: state
-                .proxies
-                .values()
-                .map(|proxy| proxy.status.clone())
-                .collect(),
-        }
     }
 }
 

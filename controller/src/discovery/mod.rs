@@ -1,8 +1,11 @@
 //! Serves proxies: certificates, resources by the delta xDS transport, and the
-//! drain barrier. `hub` is what all streams share, `stream` is one of them.
+//! drain barrier. `hub` is what all streams share, `stream` is one of them, `sign`
+//! gives out certificates, `report` says how it all stands.
 
 pub mod hub;
+mod report;
 pub mod serve;
+mod sign;
 mod stream;
 
 use std::pin::Pin;
@@ -11,12 +14,10 @@ use std::time::Duration;
 
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use weft_config::spiffe::{self, SpiffeId};
+use weft_config::spiffe::SpiffeId;
 use weft_config::wire::{LeaveRequest, LeaveResponse, SignRequest, SignResponse};
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
-use crate::ca::CaError;
-use crate::ca::token::TokenError;
 use crate::services::workloads_server::Workloads;
 use crate::services::xds::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use hub::Hub;
@@ -61,7 +62,9 @@ impl AggregatedDiscoveryService for Service {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let caller = caller(&request)?;
+        let caller = caller(&request).inspect_err(|_| {
+            self.hub.metrics.streams_refused.count("no_certificate");
+        })?;
         let hub = Arc::clone(&self.hub);
         let responses = stream::open(hub, caller, request.into_inner())?;
         Ok(Response::new(Box::pin(responses)))
@@ -72,51 +75,7 @@ impl AggregatedDiscoveryService for Service {
 impl Workloads for Service {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        let request = request.into_inner();
-        self.hub.admit_sign()?;
-        let (identity, claims) = match (caller, request.token.as_str()) {
-            (Some(caller), "") => {
-                mean_same(&caller.workload, &request.workload, "certificate")?;
-                (caller.identity, None)
-            }
-            (None, "") => {
-                return Err(Status::unauthenticated(
-                    "no proof: neither a token nor a client certificate",
-                ));
-            }
-            (_, token) => {
-                let claims = self.hub.tokens.verify(token).map_err(unproven)?;
-                if !claims.workload.is_empty() {
-                    mean_same(&claims.workload, &request.workload, "token")?;
-                }
-                let identity = SpiffeId::new(&self.hub.ca.trust_domain, &claims.ns, &claims.sa)
-                    .map_err(|error| Status::invalid_argument(error.to_string()))?;
-                (identity, Some(claims))
-            }
-        };
-        if (identity.namespace(), identity.service_account()) == spiffe::CONTROLLER {
-            return Err(Status::permission_denied(
-                "a controller's identity is given to nobody",
-            ));
-        }
-        if !spiffe::is_workload_uid(&request.workload) {
-            return Err(Status::invalid_argument("workload: not a UID"));
-        }
-        let signed = self.hub.ca.sign(&request.csr, &identity, &request.workload);
-        let chain = signed.map_err(|error| match error {
-            CaError::TooLarge | CaError::Request(_) => Status::invalid_argument(error.to_string()),
-            CaError::Identity { .. } => Status::permission_denied(error.to_string()),
-            error => Status::internal(error.to_string()),
-        })?;
-        if let Some(claims) = claims {
-            self.hub.tokens.redeem(&claims).map_err(unproven)?;
-        }
-        self.hub.signed(&request.workload, &chain);
-        tracing::info!(%identity, workload = %request.workload, "signed a certificate");
-        Ok(Response::new(SignResponse {
-            chain,
-            trust_bundle: Some(self.hub.ca.bundle()),
-        }))
+        sign::answer(&self.hub, caller.as_ref(), request.get_ref()).map(Response::new)
     }
 
     async fn leave(
@@ -127,19 +86,6 @@ impl Workloads for Service {
         let limit = timeout_of(&request).unwrap_or(LEAVE_MAX).min(LEAVE_MAX);
         let left = self.hub.leave(&caller, limit.saturating_sub(LEAVE_MARGIN));
         Ok(Response::new(left.await?))
-    }
-}
-
-fn unproven(error: TokenError) -> Status {
-    Status::unauthenticated(error.to_string())
-}
-
-fn mean_same(proven: &str, asked: &str, by: &str) -> Result<(), Status> {
-    match proven == asked {
-        true => Ok(()),
-        false => Err(Status::permission_denied(format!(
-            "the {by} is for workload {proven}, not {asked}"
-        ))),
     }
 }
 

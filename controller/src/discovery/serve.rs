@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -29,6 +30,8 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const UNPROVEN_MAX: Duration = Duration::from_secs(30);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Why a connection is ended before it is served, or before its client has proved anything.
+pub const REFUSALS: &[&str] = &["handshake", "handshake_timeout", "stranger", "unproven"];
 /// The UID in a controller's own certificate.
 const WORKLOAD: &str = "controller";
 /// How often our own certificate and the roots in use are made anew.
@@ -41,6 +44,9 @@ pub fn tls(hub: &Hub) -> anyhow::Result<Arc<ServerConfig>> {
     let (namespace, account) = spiffe::CONTROLLER;
     let identity = SpiffeId::new(&hub.ca.trust_domain, namespace, account)?;
     let chain = hub.ca.sign_key(&key, &identity, WORKLOAD)?;
+    let leaf = chain.first().cloned().unwrap_or_default();
+    let (_, expires) = crate::ca::subject_and_end(&leaf.into());
+    hub.own_expires.store(expires, Ordering::Relaxed);
     let mut roots = RootCertStore::empty();
     for root in &hub.ca.current().roots {
         roots.add(root.clone())?;
@@ -87,11 +93,19 @@ pub async fn run(
 
 async fn connection(tcp: TcpStream, peer: SocketAddr, hub: Arc<Hub>, config: Arc<ServerConfig>) {
     let _ = tcp.set_nodelay(true);
+    let counts = Arc::clone(&hub);
+    let refused = |reason| counts.metrics.connections_refused.count(reason);
     let accepting = tokio_rustls::TlsAcceptor::from(config).accept(tcp);
     let stream = match tokio::time::timeout(HANDSHAKE_MAX, accepting).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
+        Ok(Err(error)) => {
+            refused("handshake");
+            return tracing::debug!(%peer, %error, "TLS handshake failed");
+        }
+        Err(_) => {
+            refused("handshake_timeout");
+            return tracing::debug!(%peer, "TLS handshake took too long");
+        }
     };
     let leaf = stream
         .get_ref()
@@ -103,6 +117,7 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, hub: Arc<Hub>, config: Arc
         Some(leaf) => match identify(leaf, &hub.ca.trust_domain, peer) {
             Some(caller) => Some(caller),
             None => {
+                refused("stranger");
                 return tracing::warn!(%peer, "a client certificate of no workload of this trust domain");
             }
         },
@@ -137,7 +152,10 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, hub: Arc<Hub>, config: Arc
         None => served.await,
         Some(limit) => match tokio::time::timeout(limit, served).await {
             Ok(served) => served,
-            Err(_) => return tracing::debug!(%peer, "closed: it proved nothing for {limit:?}"),
+            Err(_) => {
+                refused("unproven");
+                return tracing::debug!(%peer, "closed: it proved nothing for {limit:?}");
+            }
         },
     };
     if let Err(error) = served {

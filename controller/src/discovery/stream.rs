@@ -22,8 +22,15 @@ const SUBSCRIPTIONS_MAX: usize = 50_000;
 const NAME_BYTES_MAX: usize = 512;
 /// Responses that wait to be written: one of each type, and room.
 const RESPONSES_MAX: usize = 8;
+/// Why a stream is refused or ended by us.
+pub const REFUSALS: &[&str] = &[
+    "no_certificate",
+    "proxies_max",
+    "subscriptions_max",
+    "malformed",
+];
 /// What others need comes first.
-const TYPES: [&str; 5] = [
+pub const TYPES: [&str; 5] = [
     "TrustBundle",
     "Workload",
     "Endpoints",
@@ -121,11 +128,13 @@ impl Delta {
         let name = request.type_url.strip_prefix(PREFIX).unwrap_or("");
         let total: usize = self.types.values().map(|of| of.names.len()).sum();
         if total + request.resource_names_subscribe.len() > SUBSCRIPTIONS_MAX {
+            self.hub.metrics.streams_refused.count("subscriptions_max");
             return Err(Status::resource_exhausted(
                 "too many subscriptions on one stream",
             ));
         }
         let Some(of) = self.types.get_mut(name) else {
+            self.hub.metrics.streams_refused.count("malformed");
             return Err(Status::invalid_argument(format!(
                 "no type {}",
                 request.type_url
@@ -139,6 +148,7 @@ impl Delta {
         }
         for name in request.resource_names_subscribe {
             if name.len() > NAME_BYTES_MAX {
+                self.hub.metrics.streams_refused.count("malformed");
                 return Err(Status::invalid_argument("a resource's name is too long"));
             }
             let held = request.initial_resource_versions.get(&name).cloned();
@@ -156,6 +166,7 @@ impl Delta {
         match request.error_detail {
             None => self.refused.retain(|name, _| !sent.contains(name)),
             Some(error) => {
+                self.hub.metrics.nacks.inc();
                 tracing::error!(workload = %self.caller.workload, problem = %error.message, "a proxy refuses what it was sent");
                 let named = |name: &String| error.message.contains(name.as_str());
                 // One that names nothing refuses all.
@@ -207,6 +218,12 @@ impl Delta {
             if resources.is_empty() && removed.is_empty() {
                 continue;
             }
+            let metrics = &self.hub.metrics;
+            let count = resources.len() + removed.len();
+            metrics.resources_sent.add(kind, count as u64);
+            let bytes = resources.iter().filter_map(|of| of.resource.as_ref());
+            let bytes: usize = bytes.map(|any| any.value.len()).sum();
+            metrics.bytes_sent.add(kind, bytes as u64);
             self.count += 1;
             let nonce = self.count.to_string();
             let names = resources.iter().map(|resource| resource.name.clone());

@@ -1,5 +1,7 @@
 //! Puts the controller together: the directory, the authority, the ports.
 
+mod admin;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,14 +10,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use clap::Parser;
-use http::{Response, StatusCode};
-use http_body_util::Full;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
 
 use crate::ca::{Ca, token};
 use crate::discovery::hub::Hub;
@@ -32,10 +29,6 @@ Examples:
 
 /// How often the authority's files are looked at.
 const CA_POLL_INTERVAL: Duration = Duration::from_millis(500);
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Open connections to the admin port, and how long one may last.
-const ADMIN_CONNECTIONS_MAX: usize = 64;
-const ADMIN_CONNECTION_MAX: Duration = Duration::from_secs(60);
 
 /// The control plane of the Weft service mesh.
 #[derive(Debug, Parser)]
@@ -53,7 +46,7 @@ pub struct Args {
     /// Where proxies connect.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:14010")]
     pub listen: SocketAddr,
-    /// Where /status, /ready and /live are.
+    /// Where /status, /metrics, /ready and /live are.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:14021")]
     pub admin: SocketAddr,
     /// Life of a workload's certificate, in seconds.
@@ -114,7 +107,7 @@ async fn serve_all(args: &Args) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         ended = serve::run(listener, Arc::clone(&hub), Arc::clone(&tls)) => ended?,
-        () = serve_admin(admin, Arc::clone(&hub)) => {}
+        () = admin::serve(admin, Arc::clone(&hub)) => {}
         () = follow(directory, Arc::clone(&hub)) => {}
         () = renew(Arc::clone(&hub), tls) => {}
         _ = terminate.recv() => {}
@@ -166,48 +159,4 @@ async fn renew(hub: Arc<Hub>, tls: Arc<ArcSwap<rustls::ServerConfig>>) {
             hub.trust_changed();
         }
     }
-}
-
-async fn serve_admin(listener: TcpListener, hub: Arc<Hub>) {
-    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        let Ok((tcp, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let hub = Arc::clone(&hub);
-        tokio::spawn(async move {
-            let serve =
-                hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                    let answer = page(&hub, request.uri().path());
-                    async move { Ok::<_, std::convert::Infallible>(answer) }
-                });
-            let served = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(tcp), serve);
-            let _ = tokio::time::timeout(ADMIN_CONNECTION_MAX, served).await;
-            drop(place);
-        });
-    }
-}
-
-fn page(hub: &Hub, path: &str) -> Response<Full<Bytes>> {
-    let (status, body) = match path {
-        "/status" => match serde_json::to_string_pretty(&hub.status()) {
-            Ok(text) => (StatusCode::OK, text + "\n"),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-        },
-        "/live" | "/ready" => (StatusCode::OK, "ok\n".to_owned()),
-        _ => (
-            StatusCode::NOT_FOUND,
-            "there are /status, /ready and /live\n".to_owned(),
-        ),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response
 }

@@ -1,0 +1,174 @@
+//! Who gets a certificate: the proof, what it is for, and every reason to refuse.
+
+use tonic::{Code, Status};
+use weft_config::spiffe::{self, SpiffeId};
+use weft_config::wire::{SignRequest, SignResponse};
+
+use super::Caller;
+use super::hub::Hub;
+use crate::ca::CaError;
+use crate::ca::token::TokenError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    #[error("too many certificates are asked for; try again")]
+    RateLimited,
+    #[error("no proof: neither a token nor a client certificate")]
+    NoProof,
+    #[error(transparent)]
+    Token(TokenError),
+    #[error("the {by} is for workload {proven}, not {asked}")]
+    OtherWorkload {
+        by: &'static str,
+        proven: String,
+        asked: String,
+    },
+    #[error("the token is for no identity: {0}")]
+    NoIdentity(String),
+    #[error("a controller's identity is given to nobody")]
+    Controller,
+    #[error("workload: not a UID")]
+    NoUid,
+    #[error(transparent)]
+    Ca(CaError),
+}
+
+impl SignError {
+    /// What `weft_controller_certificates_total` may say; the first is for success.
+    pub const RESULTS: &'static [&'static str] = &[
+        "signed",
+        "rate_limited",
+        "no_proof",
+        "token",
+        "other_workload",
+        "other_identity",
+        "malformed",
+        "internal",
+    ];
+
+    fn result(&self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::NoProof => "no_proof",
+            Self::Token(_) => "token",
+            Self::OtherWorkload { .. } => "other_workload",
+            Self::Controller | Self::Ca(CaError::Identity { .. }) => "other_identity",
+            Self::NoIdentity(_)
+            | Self::NoUid
+            | Self::Ca(CaError::TooLarge | CaError::Request(_)) => "malformed",
+            Self::Ca(CaError::File { .. } | CaError::Sign(_)) => "internal",
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self.result() {
+            "rate_limited" => Code::ResourceExhausted,
+            "no_proof" | "token" => Code::Unauthenticated,
+            "other_workload" | "other_identity" => Code::PermissionDenied,
+            "malformed" => Code::InvalidArgument,
+            _ => Code::Internal,
+        }
+    }
+}
+
+/// Signs, and counts what became of it.
+pub fn answer(
+    hub: &Hub,
+    caller: Option<&Caller>,
+    request: &SignRequest,
+) -> Result<SignResponse, Status> {
+    match sign(hub, caller, request) {
+        Ok((identity, chain)) => {
+            hub.metrics.certificates.count("signed");
+            hub.signed(&request.workload, &chain);
+            tracing::info!(%identity, workload = %request.workload, "signed a certificate");
+            Ok(SignResponse {
+                chain,
+                trust_bundle: Some(hub.ca.bundle()),
+            })
+        }
+        Err(error) => {
+            hub.metrics.certificates.count(error.result());
+            if let SignError::Token(error) = &error {
+                hub.metrics.tokens.count(error.reason());
+            }
+            tracing::warn!(reason = error.result(), workload = %request.workload.escape_debug(), "refused to sign: {error}");
+            Err(Status::new(error.code(), error.to_string()))
+        }
+    }
+}
+
+/// Whose the certificate is, and the chain.
+type Signed = (SpiffeId, Vec<Vec<u8>>);
+
+fn sign(hub: &Hub, caller: Option<&Caller>, request: &SignRequest) -> Result<Signed, SignError> {
+    hub.admit_sign()?;
+    let (identity, claims) = match (caller, request.token.as_str()) {
+        (Some(caller), "") => {
+            mean_same(&caller.workload, &request.workload, "certificate")?;
+            (caller.identity.clone(), None)
+        }
+        (None, "") => return Err(SignError::NoProof),
+        (_, token) => {
+            let claims = hub.tokens.verify(token).map_err(SignError::Token)?;
+            if !claims.workload.is_empty() {
+                mean_same(&claims.workload, &request.workload, "token")?;
+            }
+            let identity = SpiffeId::new(&hub.ca.trust_domain, &claims.ns, &claims.sa)
+                .map_err(|error| SignError::NoIdentity(error.to_string()))?;
+            (identity, Some(claims))
+        }
+    };
+    if (identity.namespace(), identity.service_account()) == spiffe::CONTROLLER {
+        return Err(SignError::Controller);
+    }
+    if !spiffe::is_workload_uid(&request.workload) {
+        return Err(SignError::NoUid);
+    }
+    let chain = hub
+        .ca
+        .sign(&request.csr, &identity, &request.workload)
+        .map_err(SignError::Ca)?;
+    // Last: a mistake must not cost the token.
+    if let Some(claims) = claims {
+        hub.tokens.redeem(&claims).map_err(SignError::Token)?;
+    }
+    Ok((identity, chain))
+}
+
+fn mean_same(proven: &str, asked: &str, by: &'static str) -> Result<(), SignError> {
+    match proven == asked {
+        true => Ok(()),
+        false => Err(SignError::OtherWorkload {
+            by,
+            proven: proven.to_owned(),
+            asked: asked.to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_label() {
+        for error in [
+            SignError::RateLimited,
+            SignError::NoProof,
+            SignError::Token(TokenError::Used),
+            SignError::OtherWorkload {
+                by: "token",
+                proven: String::new(),
+                asked: String::new(),
+            },
+            SignError::NoIdentity(String::new()),
+            SignError::Controller,
+            SignError::NoUid,
+            SignError::Ca(CaError::TooLarge),
+            SignError::Ca(CaError::Sign(rcgen::Error::CouldNotParseCertificate)),
+        ] {
+            assert!(SignError::RESULTS.contains(&error.result()), "{error}");
+        }
+    }
+}

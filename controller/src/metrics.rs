@@ -1,0 +1,258 @@
+//! What the controller counts, and its page for Prometheus.
+//!
+//! **Invariant:** every label value is a constant of the code, but for the few
+//! workloads that are furthest behind and the roots in use.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::prometheus_text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
+
+/// Proxies that are named on the page: those that are furthest behind.
+pub const BEHIND_SHOWN_MAX: usize = 20;
+/// Seconds that a change of the index takes.
+const BUILD_BUCKETS: [f64; 9] = [1e-5, 1e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0];
+
+type Label = [(&'static str, &'static str); 1];
+
+/// A counter for each of a closed set of values, all there from the start.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    label: &'static str,
+    family: Family<Label, Counter>,
+}
+
+impl Counters {
+    pub fn add(&self, value: &'static str, count: u64) {
+        self.family
+            .get_or_create(&[(self.label, value)])
+            .inc_by(count);
+    }
+
+    pub fn count(&self, value: &'static str) {
+        self.add(value, 1);
+    }
+}
+
+/// All counters of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub index_seconds: Histogram,
+    pub nacks: Counter,
+    pub resources_sent: Counters,
+    pub bytes_sent: Counters,
+    pub certificates: Counters,
+    pub tokens: Counters,
+    pub streams_refused: Counters,
+    pub connections_refused: Counters,
+    pub leaves: Counters,
+}
+
+/// The values of each label.
+#[derive(Clone, Copy, Debug)]
+pub struct Values {
+    pub types: &'static [&'static str],
+    pub certificates: &'static [&'static str],
+    pub tokens: &'static [&'static str],
+    pub streams_refused: &'static [&'static str],
+    pub connections_refused: &'static [&'static str],
+    pub leaves: &'static [&'static str],
+}
+
+/// What is known only when somebody asks.
+#[derive(Debug, Default)]
+pub struct Figures {
+    pub objects: BTreeMap<&'static str, u64>,
+    /// Objects with a condition that is false.
+    pub faulty: u64,
+    pub source_errors: u64,
+    pub revision: u64,
+    pub proxies: u64,
+    pub subscriptions: u64,
+    pub pending: u64,
+    pub refused: u64,
+    /// The lowest that a connected proxy has; the present one where there is none.
+    pub acknowledged_min: u64,
+    /// Workload and acknowledged revision of those that are behind, the furthest first.
+    pub behind: Vec<(String, u64)>,
+    pub behind_count: u64,
+    /// Fingerprint, whether it signs, and when it ends.
+    pub roots: Vec<(String, bool, u64)>,
+    pub own_certificate_expires: u64,
+}
+
+impl Metrics {
+    pub fn new(values: Values) -> Self {
+        let mut registry = Registry::with_prefix("weft_controller");
+        let index_seconds = Histogram::new(BUILD_BUCKETS);
+        registry.register(
+            "index_change_duration_seconds",
+            "How long taking up a change took",
+            index_seconds.clone(),
+        );
+        let nacks = Counter::default();
+        registry.register(
+            "nacks",
+            "Responses that proxies have refused",
+            nacks.clone(),
+        );
+        let mut counters = |name: &str, help: &str, label, values: &[&'static str]| {
+            let counters = Counters {
+                label,
+                family: Family::default(),
+            };
+            registry.register(name, help, counters.family.clone());
+            values.iter().for_each(|value| counters.add(value, 0));
+            counters
+        };
+        Self {
+            index_seconds,
+            nacks,
+            resources_sent: counters(
+                "resources_sent",
+                "Resources sent, removals too",
+                "type",
+                values.types,
+            ),
+            bytes_sent: counters("bytes_sent", "Their bytes", "type", values.types),
+            certificates: counters(
+                "certificates",
+                "Requests to sign, by what became of them",
+                "result",
+                values.certificates,
+            ),
+            tokens: counters(
+                "tokens_refused",
+                "Join tokens refused",
+                "reason",
+                values.tokens,
+            ),
+            streams_refused: counters(
+                "streams_refused",
+                "Streams refused or ended",
+                "reason",
+                values.streams_refused,
+            ),
+            connections_refused: counters(
+                "connections_refused",
+                "Connections ended before they were served",
+                "reason",
+                values.connections_refused,
+            ),
+            leaves: counters(
+                "leaves",
+                "Workloads that asked to leave",
+                "result",
+                values.leaves,
+            ),
+            registry,
+        }
+    }
+
+    /// The page.
+    pub fn page(&self, figures: &Figures) -> String {
+        let mut text = String::new();
+        let computed = figures.registry();
+        // Writing to a String cannot fail.
+        let _ = prometheus_text::encode(&mut text, &self.registry);
+        let _ = prometheus_text::encode(&mut text, &computed);
+        text
+    }
+}
+
+type Unsigned = Gauge<u64, AtomicU64>;
+
+impl Figures {
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("weft_controller");
+        for (name, help, value) in [
+            (
+                "objects_faulty",
+                "Objects with a condition that is false",
+                self.faulty,
+            ),
+            (
+                "source_errors",
+                "Documents that cannot be used",
+                self.source_errors,
+            ),
+            (
+                "revision",
+                "Revision of the index, which grows with each change",
+                self.revision,
+            ),
+            ("proxies", "Connected proxies", self.proxies),
+            (
+                "proxies_behind",
+                "Proxies that have yet to acknowledge the present revision",
+                self.behind_count,
+            ),
+            (
+                "acknowledged_revision_min",
+                "The lowest revision that a connected proxy has acknowledged",
+                self.acknowledged_min,
+            ),
+            (
+                "responses_pending",
+                "Responses that are not answered yet",
+                self.pending,
+            ),
+            (
+                "resources_refused",
+                "Resources that proxies refuse now",
+                self.refused,
+            ),
+            (
+                "subscriptions",
+                "Resources that proxies want",
+                self.subscriptions,
+            ),
+            (
+                "certificate_expiry_timestamp_seconds",
+                "When the controller's own certificate ends",
+                self.own_certificate_expires,
+            ),
+        ] {
+            let gauge = Unsigned::default();
+            gauge.set(value);
+            registry.register(name, help, gauge);
+        }
+        let objects = Family::<Label, Unsigned>::default();
+        for (kind, count) in &self.objects {
+            objects.get_or_create(&[("kind", kind)]).set(*count);
+        }
+        registry.register("objects", "Objects, by kind", objects);
+        let behind = Family::<[(&str, String); 1], Unsigned>::default();
+        for (workload, revision) in self.behind.iter().take(BEHIND_SHOWN_MAX) {
+            let label = [("workload", workload.clone())];
+            behind.get_or_create(&label).set(*revision);
+        }
+        registry.register(
+            "proxy_acknowledged_revision",
+            "What the proxies that are furthest behind have acknowledged",
+            behind,
+        );
+        let roots = Family::<[(&str, String); 2], Unsigned>::default();
+        for (fingerprint, signing, ends) in &self.roots {
+            let labels = [
+                ("fingerprint", fingerprint.clone()),
+                ("signing", signing.to_string()),
+            ];
+            roots.get_or_create(&labels).set(*ends);
+        }
+        registry.register(
+            "root_expiry_timestamp_seconds",
+            "When a trusted root ends",
+            roots,
+        );
+        registry
+    }
+}
