@@ -29,6 +29,12 @@ pub enum Case {
     Idle,
     /// HTTP/1.1 keep-alive at a fixed arrival rate; latency from the intended send time.
     H1OpenLoop,
+    /// `h1-64` through two proxies with mutual TLS 1.3 between them.
+    PairH1Small,
+    PairH1Large,
+    PairH2Small,
+    PairGrpc,
+    PairTcp,
 }
 
 /// What a subject must be configured to speak for a case.
@@ -53,7 +59,7 @@ pub const TRANSFER_BYTES: u64 = 1 << 30;
 pub const TRANSFER_UNIT_BYTES: u64 = 1 << 20;
 
 impl Case {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::H1Small,
         Self::H1Large,
         Self::H1Post,
@@ -65,6 +71,11 @@ impl Case {
         Self::TlsSmall,
         Self::Idle,
         Self::H1OpenLoop,
+        Self::PairH1Small,
+        Self::PairH1Large,
+        Self::PairH2Small,
+        Self::PairGrpc,
+        Self::PairTcp,
     ];
 
     pub fn name(self) -> &'static str {
@@ -80,21 +91,39 @@ impl Case {
             Self::TlsSmall => "tls-64",
             Self::Idle => "idle-10k",
             Self::H1OpenLoop => "h1-open-loop",
+            Self::PairH1Small => "pair-h1-64",
+            Self::PairH1Large => "pair-h1-10k",
+            Self::PairH2Small => "pair-h2-64",
+            Self::PairGrpc => "pair-grpc-unary",
+            Self::PairTcp => "pair-tcp-1g",
         }
     }
 
-    pub fn mode(self) -> Mode {
+    /// The case of one plain hop with the same load: for a case of a pair, the one that
+    /// it is compared with; else itself.
+    pub fn load(self) -> Self {
         match self {
+            Self::PairH1Small => Self::H1Small,
+            Self::PairH1Large => Self::H1Large,
+            Self::PairH2Small => Self::H2Small,
+            Self::PairGrpc => Self::GrpcUnary,
+            Self::PairTcp => Self::TcpStream,
+            own => own,
+        }
+    }
+
+    /// Whether it is through two proxies.
+    pub fn is_pair(self) -> bool {
+        self.load() != self
+    }
+
+    pub fn mode(self) -> Mode {
+        match self.load() {
             Self::H2Small | Self::H2SmallSingle => Mode::Http2,
             Self::GrpcUnary => Mode::Grpc,
             Self::TcpStream => Mode::Tcp,
             Self::TlsSmall => Mode::Tls,
-            Self::H1Small
-            | Self::H1Large
-            | Self::H1Post
-            | Self::H1Connect
-            | Self::Idle
-            | Self::H1OpenLoop => Mode::Http1,
+            _ => Mode::Http1,
         }
     }
 }

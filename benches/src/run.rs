@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::load::{self, Edge, Plan};
 use crate::options::Options;
 use crate::process::{Cpu, Process, pin};
 use crate::report::{self, Sample};
-use crate::subjects::{self, Running, Setup, Subject};
+use crate::subjects::{self, Running, Setup, Side, Subject};
 use crate::upstream::{Ports, local};
 use crate::{peers, plot};
 
@@ -33,7 +33,10 @@ struct Bench<'a> {
     binaries: BTreeMap<Subject, PathBuf>,
     upstream: Ports,
     listen: u16,
-    admin: u16,
+    /// Where the second of a pair listens.
+    between: u16,
+    /// Of both of a pair, then the controller's two.
+    admin: [u16; 4],
     tls: Arc<rustls::ClientConfig>,
 }
 
@@ -45,15 +48,17 @@ pub fn run(options: &Options) -> Result<()> {
     let folder = subjects::folder(&options.out)?;
     let binaries = binaries(options)?;
     pin(options.load_core)?;
-    let [http1, http2, tcp, listen, admin] = free_ports()?;
+    let [http1, http2, tcp, listen, between, admin @ ..] = free_ports::<9>()?;
     let upstream = Ports { http1, http2, tcp };
     let tls = load::tls::certificate(&folder)?;
+    subjects::identity::write(&folder)?;
     let bench = Bench {
         options,
         folder,
         binaries,
         upstream,
         listen,
+        between,
         admin,
         tls,
     };
@@ -179,7 +184,7 @@ impl Bench<'_> {
     fn plan(&self, case: Case, port: u16) -> Plan {
         let window = Duration::from_secs_f64(self.options.seconds);
         Plan {
-            case,
+            case: case.load(),
             addr: local(port),
             warm_up: (window / 5).min(WARM_UP_MAX),
             window,
@@ -199,11 +204,16 @@ impl Bench<'_> {
         } else {
             mode
         };
+        let [admin, other_admin, controller, controller_admin] = self.admin;
         let setup = Setup {
             mode,
+            side: Side::Alone,
+            between: subject.between(mode),
             listen: local(self.listen),
             upstream: local(self.upstream_port(upstream_mode)),
-            admin: local(self.admin),
+            admin: local(admin),
+            controller: local(controller),
+            controller_admin: local(controller_admin),
             folder: self.folder.clone(),
             binary: self
                 .binaries
@@ -211,16 +221,22 @@ impl Bench<'_> {
                 .context("a subject that was found")?
                 .clone(),
         };
+        let sides = if case.is_pair() {
+            setup.pair(local(self.between), local(other_admin)).to_vec()
+        } else {
+            vec![setup]
+        };
         let plan = self.plan(case, self.listen);
-        let mut running = subjects::start(subject, &setup, &plan, self.options.subject_core)?;
+        let cores = (self.options.subject_core, self.options.load_core);
+        let mut running = subjects::start(subject, &sides, &plan, cores)?;
         let mut readings = Vec::with_capacity(2);
         let outcome = load::run(&plan, &mut |edge| {
             let rss = if edge == Edge::End {
-                running.process.rss_bytes()?
+                running.rss_bytes()?
             } else {
                 0
             };
-            readings.push((running.process.cpu()?, rss));
+            readings.push((running.cpu()?, rss));
             Ok(())
         });
         let outcome = outcome.with_context(|| ended(&mut running))?;
@@ -239,9 +255,8 @@ impl Bench<'_> {
 
 /// Whether the subject was still there when its case failed.
 fn ended(running: &mut Running) -> String {
-    let log: &Path = &running.log;
-    match running.process.check_running(log) {
-        Ok(()) => format!("under load (log: {})", log.display()),
+    match running.check_running() {
+        Ok(()) => format!("under load (log: {})", running.log.display()),
         Err(error) => format!("under load: {error:#}"),
     }
 }

@@ -6,15 +6,16 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::Setup;
+use super::identity::identity;
+use super::{Setup, Side, Subject};
 use crate::case::Mode;
 
 /// Beyond anything that a case asks for.
 const LIMIT: u32 = 1_000_000;
 
-pub fn command(setup: &Setup) -> Result<Command> {
+pub fn command(setup: &Setup, subject: Subject) -> Result<Command> {
     let text = serde_json::to_string_pretty(&configuration(setup))?;
-    let path = setup.write("envoy", "json", &text)?;
+    let path = setup.write(subject.name(), "json", &text)?;
     let mut command = Command::new(&setup.binary);
     command
         .args([
@@ -30,7 +31,7 @@ pub fn command(setup: &Setup) -> Result<Command> {
 }
 
 fn configuration(setup: &Setup) -> Value {
-    let mut chain = json!({ "filters": [filter(setup.mode)] });
+    let mut chain = json!({ "filters": [filter(setup.downstream())] });
     if setup.mode == Mode::Tls {
         chain["transport_socket"] = json!({
             "name": "envoy.transport_sockets.tls",
@@ -46,6 +47,9 @@ fn configuration(setup: &Setup) -> Value {
             },
         });
     }
+    if setup.side == Side::Server {
+        chain["transport_socket"] = mutual(setup, "Downstream");
+    }
     let mut cluster = json!({
         "name": "up",
         "type": "STATIC",
@@ -57,7 +61,10 @@ fn configuration(setup: &Setup) -> Value {
             { "endpoint": { "address": address(setup.upstream) } },
         ]}]},
     });
-    if matches!(setup.mode, Mode::Http2 | Mode::Grpc) {
+    if setup.side == Side::Client {
+        cluster["transport_socket"] = mutual(setup, "Upstream");
+    }
+    if matches!(setup.upstream_mode(), Mode::Http2 | Mode::Grpc) {
         cluster["typed_extension_protocol_options"] = json!({
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -71,6 +78,40 @@ fn configuration(setup: &Setup) -> Value {
             "clusters": [cluster],
         },
     })
+}
+
+/// Mutual TLS 1.3, towards the one of the pair that is upstream or downstream of this.
+fn mutual(setup: &Setup, towards: &str) -> Value {
+    let (own, other) = match setup.side {
+        Side::Client => ("client", "server"),
+        _ => ("server", "client"),
+    };
+    let mut common = json!({
+        "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
+        "tls_certificates": [{
+            "certificate_chain": { "filename": setup.file(&format!("{own}.pem")) },
+            "private_key": { "filename": setup.file(&format!("{own}-key.pem")) },
+        }],
+        "validation_context": {
+            "trusted_ca": { "filename": setup.file("ca.pem") },
+            "match_typed_subject_alt_names": [{
+                "san_type": "URI", "matcher": { "exact": identity(other) },
+            }],
+        },
+    });
+    match setup.between {
+        Mode::Http2 | Mode::Grpc => common["alpn_protocols"] = json!(["h2"]),
+        Mode::Http1 | Mode::Tls => common["alpn_protocols"] = json!(["http/1.1"]),
+        Mode::Tcp => {}
+    }
+    let mut context = json!({
+        "@type": format!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{towards}TlsContext"),
+        "common_tls_context": common,
+    });
+    if setup.side == Side::Server {
+        context["require_client_certificate"] = json!(true);
+    }
+    json!({ "name": "envoy.transport_sockets.tls", "typed_config": context })
 }
 
 fn filter(mode: Mode) -> Value {

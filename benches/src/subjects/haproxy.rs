@@ -5,23 +5,45 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{CONNECTIONS_MAX, Setup};
+use super::{CONNECTIONS_MAX, Setup, Side};
 use crate::case::Mode;
+use crate::load::tls::HOST;
 
 pub fn command(setup: &Setup) -> Result<Command> {
     let Setup {
         listen, upstream, ..
     } = setup;
-    let (mode, bind, server) = match setup.mode {
-        Mode::Http1 => ("http", String::new(), ""),
-        Mode::Http2 | Mode::Grpc => ("http", " proto h2".to_owned(), " proto h2"),
-        Mode::Tls => (
-            "http",
-            format!(" ssl crt {} alpn http/1.1", setup.file("both.pem")),
-            "",
-        ),
-        Mode::Tcp => ("tcp", String::new(), ""),
+    let (mode, protocol) = match setup.mode {
+        Mode::Http1 | Mode::Tls => ("http", ""),
+        Mode::Http2 | Mode::Grpc => ("http", " proto h2"),
+        Mode::Tcp => ("tcp", ""),
     };
+    let (mut bind, mut server) = (protocol.to_owned(), protocol.to_owned());
+    if setup.mode == Mode::Tls {
+        bind = format!(" ssl crt {} alpn http/1.1", setup.file("both.pem"));
+    }
+    let mutual = |side: &str| {
+        format!(
+            " ssl crt {} ca-file {} verify required ssl-min-ver TLSv1.3{protocol}",
+            setup.file(&format!("{side}-both.pem")),
+            setup.file("ca.pem")
+        )
+    };
+    let alpn = match setup.mode {
+        Mode::Http2 | Mode::Grpc => " alpn h2",
+        Mode::Http1 | Mode::Tls => " alpn http/1.1",
+        Mode::Tcp => "",
+    };
+    match setup.side {
+        Side::Alone => {}
+        Side::Client => {
+            server = format!(
+                "{}{alpn} sni str({HOST}) verifyhost {HOST}",
+                mutual("client")
+            );
+        }
+        Side::Server => bind = format!("{}{alpn}", mutual("server")),
+    }
     let reuse = if mode == "http" {
         "  http-reuse always\n"
     } else {

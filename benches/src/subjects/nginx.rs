@@ -9,8 +9,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{CONNECTIONS_MAX, Setup};
+use super::{CONNECTIONS_MAX, Setup, Side};
 use crate::case::Mode;
+use crate::load::tls::HOST;
 
 /// Where distributions keep the stream module, when it is not built in.
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -56,20 +57,34 @@ fn http(setup: &Setup, temporary: &str) -> String {
     let Setup {
         listen, upstream, ..
     } = setup;
-    let (parameters, pass) = match setup.mode {
-        Mode::Http2 => (" http2", "proxy_pass http://up;"),
-        Mode::Grpc => (" http2", "grpc_pass grpc://up;"),
-        Mode::Tls => (" ssl", "proxy_pass http://up;"),
-        Mode::Http1 | Mode::Tcp => ("", "proxy_pass http://up;"),
+    let (http2, prefix) = match setup.mode {
+        Mode::Http2 => (" http2", "proxy"),
+        Mode::Grpc => (" http2", "grpc"),
+        Mode::Tls | Mode::Http1 | Mode::Tcp => ("", "proxy"),
     };
-    let tls = if setup.mode == Mode::Tls {
-        format!(
-            "    ssl_certificate {}; ssl_certificate_key {};\n",
-            setup.file("cert.pem"),
-            setup.file("key.pem")
-        )
-    } else {
-        String::new()
+    let scheme = match (prefix, setup.side) {
+        ("grpc", Side::Client) => "grpcs",
+        ("grpc", _) => "grpc",
+        (_, Side::Client) => "https",
+        _ => "http",
+    };
+    let pass = format!("{prefix}_pass {scheme}://up;");
+    let mut parameters = http2.to_owned();
+    let tls = match setup.side {
+        Side::Alone if setup.mode == Mode::Tls => {
+            parameters.push_str(" ssl");
+            format!(
+                "    ssl_certificate {}; ssl_certificate_key {};\n",
+                setup.file("cert.pem"),
+                setup.file("key.pem")
+            )
+        }
+        Side::Alone => String::new(),
+        Side::Client => mutual_upstream(setup, prefix),
+        Side::Server => {
+            parameters.push_str(" ssl");
+            mutual_downstream(setup)
+        }
     };
     format!(
         "http {{\n\
@@ -87,5 +102,41 @@ fn http(setup: &Setup, temporary: &str) -> String {
 
 fn stream(setup: &Setup) -> String {
     let (listen, upstream): (SocketAddr, SocketAddr) = (setup.listen, setup.upstream);
-    format!("stream {{ server {{ listen {listen}; tcp_nodelay on; proxy_pass {upstream}; }} }}\n")
+    let (parameters, tls) = match setup.side {
+        Side::Alone => ("", String::new()),
+        Side::Client => (
+            "",
+            format!("proxy_ssl on; {}", mutual_upstream(setup, "proxy")),
+        ),
+        Side::Server => (" ssl", mutual_downstream(setup)),
+    };
+    format!(
+        "stream {{ server {{ listen {listen}{parameters}; tcp_nodelay on; proxy_pass {upstream};\n{tls} }} }}\n"
+    )
+}
+
+/// Shows the client's certificate, and takes only the server's.
+fn mutual_upstream(setup: &Setup, prefix: &str) -> String {
+    let (certificate, key, ca) = (
+        setup.file("client.pem"),
+        setup.file("client-key.pem"),
+        setup.file("ca.pem"),
+    );
+    format!(
+        "    {prefix}_ssl_certificate {certificate}; {prefix}_ssl_certificate_key {key}; {prefix}_ssl_protocols TLSv1.3;\n\
+         \x20   {prefix}_ssl_trusted_certificate {ca}; {prefix}_ssl_verify on; {prefix}_ssl_name {HOST}; {prefix}_ssl_server_name on;\n"
+    )
+}
+
+/// Shows the server's certificate, and takes only clients that have one.
+fn mutual_downstream(setup: &Setup) -> String {
+    let (certificate, key, ca) = (
+        setup.file("server.pem"),
+        setup.file("server-key.pem"),
+        setup.file("ca.pem"),
+    );
+    format!(
+        "    ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.3;\n\
+         \x20   ssl_client_certificate {ca}; ssl_verify_client on;\n"
+    )
 }

@@ -51,6 +51,7 @@ fn configuration(setup: &Setup) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subjects::Side;
 
     #[test]
     fn every_mode_has_a_valid_configuration() {
@@ -58,9 +59,13 @@ mod tests {
             let local = crate::upstream::local;
             let setup = Setup {
                 mode,
+                side: Side::Alone,
+                between: mode,
                 listen: local(21_000),
                 upstream: local(21_001),
                 admin: local(21_002),
+                controller: local(21_003),
+                controller_admin: local(21_004),
                 folder: "/conf".into(),
                 binary: "weft-proxy".into(),
             };
