@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 
 use crate::load::tls::HOST;
@@ -23,6 +23,10 @@ pub fn identity(side: &str) -> String {
 /// Writes ca.pem, and for each side SIDE.pem, SIDE-key.pem and (for HAProxy) SIDE-both.pem.
 pub fn write(folder: &Path) -> Result<()> {
     let mut params = CertificateParams::default();
+    // OpenSSL takes a certificate for self-signed that is called as its issuer.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "bench CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
@@ -32,6 +36,7 @@ pub fn write(folder: &Path) -> Result<()> {
         params
             .subject_alt_names
             .push(SanType::URI(identity(side).try_into()?));
+        params.distinguished_name.push(DnType::CommonName, side);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ClientAuth,

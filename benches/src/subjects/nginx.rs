@@ -44,7 +44,7 @@ pub fn command(setup: &Setup) -> Result<Command> {
         "{load}{user}daemon off;\nworker_processes 1;\nworker_rlimit_nofile 20000;\n\
          pid {pid};\nerror_log stderr warn;\n\
          events {{ worker_connections {connections}; multi_accept on; }}\n{main}",
-        pid = setup.file("nginx.pid"),
+        pid = setup.file(&setup.label("nginx.pid")),
         connections = CONNECTIONS_MAX + 2000,
     );
     let path = setup.write("nginx", "conf", &text)?;
