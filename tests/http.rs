@@ -8,6 +8,7 @@ use serde_json::json;
 use weft_tests::config::front;
 use weft_tests::curl::curl;
 use weft_tests::h2load::h2load;
+use weft_tests::load::{Load, Mode};
 use weft_tests::nginx::{ECHO, Nginx};
 use weft_tests::proxy::Proxy;
 use weft_tests::raw::{self, Raw};
@@ -350,4 +351,23 @@ fn both_families_of_addresses() {
         assert_eq!(raw::get(address, "/").status, 200);
         assert_eq!(upstream.last().header("x-forwarded-for"), Some(client));
     }
+}
+
+/// With Nagle's algorithm (RFC 896) the body waits until the head is acknowledged, which on a kept
+/// connection takes 40 ms: 400 answers would take longer than anything here may.
+#[test]
+fn a_head_without_its_body_is_acknowledged_at_once() {
+    let upstream = Upstream::start(|seen, stream| {
+        let body = seen.target().to_owned();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let _ = stream.set_nodelay(false);
+        let _ = stream.write_all(head.as_bytes());
+        let _ = stream.write_all(body.as_bytes());
+        Then::Keep
+    });
+    let web = port::free_address();
+    let _proxy = Proxy::start(front(web, &[upstream.address]));
+    let load = Load::start(web, Mode::KeepAlive, 1);
+    load.goes_on(400);
+    load.stop().none_lost();
 }

@@ -130,6 +130,12 @@ impl Stream {
         let _ = socket2::SockRef::from(self.tcp()).set_tcp_user_timeout(Some(timeout));
     }
 
+    /// Acknowledges what has come at once: a peer with Nagle's algorithm (RFC 896)
+    /// holds back the rest until then, and a delayed acknowledgement takes 40 ms.
+    pub fn acknowledge(&self) {
+        let _ = socket2::SockRef::from(self.tcp()).set_tcp_quickack(true);
+    }
+
     /// Makes the coming close a reset (RST).
     pub fn abort(&self) {
         let _ = socket2::SockRef::from(self.tcp()).set_linger(Some(std::time::Duration::ZERO));

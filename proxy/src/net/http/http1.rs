@@ -53,6 +53,9 @@ pub struct Http1 {
     read_size: usize,
     /// `None`: the body being received is over.
     decoder: Option<BodyDecoder>,
+    /// A head came without the beginning of its body: the peer may be waiting
+    /// for our acknowledgement.
+    head_alone: bool,
     /// The peer has ended its side.
     read_closed: bool,
     write: BytesMut,
@@ -84,6 +87,7 @@ impl Http1 {
             read: prefix,
             read_size: READ_FIRST,
             decoder: None,
+            head_alone: false,
             read_closed: false,
             write: BytesMut::new(),
             payload: Bytes::new(),
@@ -155,6 +159,7 @@ impl Http1 {
                 self.peer_version = head.version;
                 self.decoder = (!head.body.is_empty())
                     .then(|| BodyDecoder::new(head.body, BodyLimits::default()));
+                self.head_alone = self.decoder.is_some() && self.read.is_empty();
                 return Poll::Ready(Ok(Some(head)));
             }
             if ready!(self.poll_fill(cx))? == 0 {
@@ -214,6 +219,7 @@ impl Http1 {
                 BodyLength::None | BodyLength::Known(0) => None,
                 _ => Some(BodyDecoder::new(head.body, BodyLimits::default())),
             };
+            self.head_alone = self.decoder.is_some() && self.read.is_empty();
         }
         let mut headers = head.headers;
         if length == BodyLength::Tunnel
@@ -332,7 +338,11 @@ impl Http1 {
                 }
                 Chunk::NeedMore => {}
             }
-            if ready!(self.poll_fill(cx))? == 0 {
+            let filled = self.poll_fill(cx);
+            if std::mem::take(&mut self.head_alone) && filled.is_pending() {
+                self.stream.acknowledge();
+            }
+            if ready!(filled)? == 0 {
                 let Some(decoder) = self.decoder.take() else {
                     return Poll::Ready(Ok(None));
                 };
