@@ -32,16 +32,16 @@ enum Command {
     Demo(demo::Arguments),
     /// A join token, by which a sidecar gets its first certificate
     Token(token::Arguments),
-    /// Ends the programs of a demo that was killed before it could
+    /// Ends the programs of a demo or a `weft run` that was killed before it could
     #[command(hide = true)]
-    Guard,
+    Guard(guard::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
-        Command::Guard => guard::run(),
+        Command::Guard(arguments) => guard::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         // A closed standard error leaves nobody to tell.

@@ -8,9 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::guard::Guard;
 
 /// How long a program may take to end on SIGTERM before it is killed.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
@@ -19,30 +21,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The group of the demo's processes. Dropping it kills them all.
 #[derive(Debug)]
-pub struct Group {
-    leader: Pid,
-    /// Its standard input is the pipe whose end tells the guard that we are gone.
-    guard: std::process::Child,
-}
+pub struct Group(Guard);
 
 impl Group {
     pub fn new() -> Result<Self> {
         // A proxy that replaced itself becomes our child when its parent ends, to be waited for.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .context("becoming the parent of orphaned processes")?;
-        let program = std::env::current_exe().context("finding this program's own file")?;
-        let guard = Command::new(program)
-            .arg("guard")
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting the guard that ends the demo's programs")?;
-        Ok(Self {
-            leader: pid_of(guard.id())?,
-            guard,
-        })
+        Ok(Self(Guard::start(&[])?))
     }
 
     /// Starts a program, what it says going to `log`.
@@ -50,7 +36,7 @@ impl Group {
         let output = File::options().append(true).create(true).open(log);
         let output = output.with_context(|| format!("creating {}", log.display()))?;
         command
-            .process_group(self.leader.as_raw_nonzero().get())
+            .process_group(self.0.group())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
@@ -62,22 +48,13 @@ impl Group {
 
     /// The group's processes of this name.
     pub fn named(&self, name: &str) -> Vec<u32> {
-        let group = self.leader.as_raw_nonzero().get();
+        let group = self.0.group();
         let Ok(folder) = fs::read_dir("/proc") else {
             return Vec::new();
         };
         let pids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         let ours = |pid: &u32| stat(*pid).is_some_and(|stat| stat.group == group && stat.is(name));
         pids.filter(ours).collect()
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // An error: the guard, and so the group, has ended already.
-        let _ended = kill_process_group(self.leader, Signal::KILL);
-        // Reaped, so that its pid cannot be another process' before we forget it.
-        let _ended = self.guard.wait();
     }
 }
 
