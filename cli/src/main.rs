@@ -2,8 +2,10 @@
 //! module of its own and says how the process ends.
 #![deny(unsafe_code)]
 
+mod admin;
 mod demo;
 mod guard;
+mod run;
 mod token;
 
 use std::io::Write;
@@ -30,6 +32,8 @@ struct Arguments {
 enum Command {
     /// Real programs behind the proxy under load, one killed and all replaced
     Demo(demo::Arguments),
+    /// One application with its sidecar, which leaves without a lost request
+    Run(Box<run::Arguments>),
     /// A join token, by which a sidecar gets its first certificate
     Token(token::Arguments),
     /// Ends the programs of a demo or a `weft run` that was killed before it could
@@ -40,6 +44,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Run(arguments) => run::run(*arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Guard(arguments) => guard::run(&arguments),
     };

@@ -30,6 +30,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod upstream;
+pub mod weft;
 
 /// The variable that names, between commas, what the tests are to do without.
 pub const WITHOUT: &str = "WEFT_TESTS_WITHOUT";

@@ -64,7 +64,8 @@ impl Sidecar {
 }
 
 /// A loopback address that nobody else in these tests has.
-fn own_address() -> IpAddr {
+#[must_use]
+pub fn own_address() -> IpAddr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
     let [_, _, high, low] = std::process::id().to_be_bytes();
@@ -74,7 +75,7 @@ fn own_address() -> IpAddr {
 
 fn start_controller(folder: &Path, listen: SocketAddr, admin: SocketAddr) -> Program {
     static BUILT: OnceLock<std::path::PathBuf> = OnceLock::new();
-    let binary = BUILT.get_or_init(|| built("weft-controller"));
+    let binary = BUILT.get_or_init(|| built("weft-controller", "weft-controller"));
     let mut command = Command::new(binary);
     command
         .arg("--manifests")

@@ -29,12 +29,12 @@ pub fn binary() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| match env::var_os(BINARY) {
         Some(path) => PathBuf::from(path),
-        None => built("weft-proxy"),
+        None => built("weft-proxy", "weft-proxy"),
     })
 }
 
-/// Builds a program of ours, named as its package.
-pub(crate) fn built(package: &str) -> PathBuf {
+/// Builds a program of ours.
+pub(crate) fn built(package: &str, name: &str) -> PathBuf {
     // target/PROFILE/deps/test-0123
     let test = env::current_exe().expect("this test has a path");
     let folder = test
@@ -46,7 +46,7 @@ pub(crate) fn built(package: &str) -> PathBuf {
         Some(name) => name,
     };
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "-p", package, "--bin", package])
+        .args(["build", "--quiet", "-p", package, "--bin", name])
         .args(["--profile", profile])
         .current_dir(root())
         .status();
@@ -54,7 +54,7 @@ pub(crate) fn built(package: &str) -> PathBuf {
         built.is_ok_and(|status| status.success()),
         "{package} does not build"
     );
-    folder.join(package)
+    folder.join(name)
 }
 
 pub struct Proxy {
