@@ -7,6 +7,7 @@
 mod answer;
 mod bars;
 mod case;
+mod figures;
 mod floor;
 mod load;
 mod mesh;
@@ -37,6 +38,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Role {
+    /// Figures of the mesh that are no request's cost; writes mesh.json.
+    Mesh(Box<figures::Options>),
     /// The upstream of every case (a run starts it by itself).
     #[command(hide = true)]
     Upstream(upstream::Ports),
@@ -51,6 +54,7 @@ enum Role {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.role {
+        Some(Role::Mesh(options)) => figures::run(&options),
         Some(Role::Upstream(ports)) => upstream::serve(&ports),
         Some(Role::Floor(options)) => floor::serve(&options),
         Some(Role::Launch(launch)) => launch.run(),

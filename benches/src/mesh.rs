@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use weft_config::spiffe::SpiffeId;
 use weft_controller::ca::{Ca, token};
 
 pub const NAMESPACE: &str = "bench";
-const TRUST_DOMAIN: &str = "cluster.local";
+pub const TRUST_DOMAIN: &str = "cluster.local";
 const CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 
@@ -23,6 +24,7 @@ pub struct Mesh {
     folder: PathBuf,
     /// Where sidecars connect.
     listen: SocketAddr,
+    ca: Ca,
 }
 
 /// One workload: its account is its pod's name and UID too.
@@ -43,10 +45,11 @@ impl Mesh {
         }
         fs::create_dir_all(folder.join("manifests"))?;
         // As the controller makes it; here already, so that sidecars may start at the same time.
-        Ca::open(&folder.join("ca"), TRUST_DOMAIN, CERTIFICATE_LIFE)?;
+        let ca = Ca::open(&folder.join("ca"), TRUST_DOMAIN, CERTIFICATE_LIFE)?;
         let mesh = Self {
             folder: folder.to_owned(),
             listen,
+            ca,
         };
         mesh.apply(
             "strict",
@@ -71,6 +74,16 @@ impl Mesh {
         command
     }
 
+    /// A certificate for a key of one's own; the chain, leaf first.
+    pub fn sign(
+        &self,
+        key: &rcgen::KeyPair,
+        identity: &SpiffeId,
+        workload: &str,
+    ) -> Result<Vec<Vec<u8>>> {
+        Ok(self.ca.sign_key(key, identity, workload)?)
+    }
+
     /// Writes a manifest, whole.
     pub fn apply(&self, name: &str, manifest: &Value) -> Result<()> {
         let folder = self.folder.join("manifests");
@@ -82,6 +95,20 @@ impl Mesh {
 
     /// `SERVICE.bench:80`, served by these; `protocol` as in appProtocol.
     pub fn service(&self, name: &str, protocol: &str, workloads: &[Workload<'_>]) -> Result<()> {
+        self.apply(
+            &format!("service-{name}"),
+            &json!({
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": name, "namespace": NAMESPACE},
+                "spec": {"ports": [{"name": "main", "port": 80, "appProtocol": protocol}]},
+            }),
+        )?;
+        self.endpoints(name, workloads)
+    }
+
+    /// By whom a service is served from now on.
+    pub fn endpoints(&self, name: &str, workloads: &[Workload<'_>]) -> Result<()> {
         let endpoints: Vec<Value> = workloads
             .iter()
             .map(|workload| {
@@ -94,15 +121,6 @@ impl Mesh {
         let port = workloads
             .first()
             .map_or(80, |workload| workload.application.port());
-        self.apply(
-            &format!("service-{name}"),
-            &json!({
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": {"name": name, "namespace": NAMESPACE},
-                "spec": {"ports": [{"name": "main", "port": 80, "appProtocol": protocol}]},
-            }),
-        )?;
         self.apply(
             &format!("slice-{name}"),
             &json!({

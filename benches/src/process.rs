@@ -134,6 +134,10 @@ impl Process {
         Ok(())
     }
 
+    pub fn signal(&self, of: Signal) {
+        signal(self.child.id(), of);
+    }
+
     pub fn cpu(&self) -> Result<Cpu> {
         let mut sum = Cpu::default();
         for pid in self.pids() {

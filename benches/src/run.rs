@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -49,7 +49,12 @@ pub fn run(options: &Options) -> Result<()> {
     let binaries = binaries(options)?;
     pin(options.load_core)?;
     let [http1, http2, tcp, listen, between, admin @ ..] = free_ports::<9>()?;
-    let upstream = Ports { http1, http2, tcp };
+    let upstream = Ports {
+        host: Ipv4Addr::LOCALHOST,
+        http1,
+        http2,
+        tcp,
+    };
     let tls = load::tls::certificate(&folder)?;
     subjects::identity::write(&folder)?;
     let bench = Bench {
@@ -150,7 +155,9 @@ fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
 impl Bench<'_> {
     fn start_upstream(&self) -> Result<Process> {
         let mut command = Command::new(std::env::current_exe()?);
-        let Ports { http1, http2, tcp } = self.upstream;
+        let Ports {
+            http1, http2, tcp, ..
+        } = self.upstream;
         command.arg("upstream").arg(format!("--http1={http1}"));
         command
             .arg(format!("--http2={http2}"))

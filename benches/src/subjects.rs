@@ -308,7 +308,8 @@ pub fn start(
     Ok(running)
 }
 
-fn command(subject: Subject, setup: &Setup) -> Result<Command> {
+/// The command of one process of a subject.
+pub fn command(subject: Subject, setup: &Setup) -> Result<Command> {
     match subject {
         Subject::Floor => Ok(floor(setup)),
         Subject::Weft => weft::command(setup),

@@ -11,9 +11,11 @@ use std::thread;
 
 use anyhow::{Result, anyhow};
 
-/// Ports on 127.0.0.1.
+/// Where it listens.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Ports {
+    #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
+    pub host: Ipv4Addr,
     #[arg(long)]
     pub http1: u16,
     #[arg(long)]
@@ -25,10 +27,11 @@ pub struct Ports {
 /// Runs until it is killed.
 pub fn serve(ports: &Ports) -> Result<()> {
     let ports = *ports;
+    let at = move |port| SocketAddr::from((ports.host, port));
     let threads = [
-        thread::spawn(move || http1::serve(local(ports.http1))),
-        thread::spawn(move || http2::serve(local(ports.http2))),
-        thread::spawn(move || tcp::serve(local(ports.tcp))),
+        thread::spawn(move || http1::serve(at(ports.http1))),
+        thread::spawn(move || http2::serve(at(ports.http2))),
+        thread::spawn(move || tcp::serve(at(ports.tcp))),
     ];
     for thread in threads {
         thread

@@ -1,0 +1,63 @@
+//! Memory of a sidecar: with one service, and with so many in use, each of three
+//! replicas and each asked. One worker; RSS as the kernel counts it.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+
+use super::{Figure, Stage, dialled, get, until, workload};
+use crate::mesh::Workload;
+use crate::process::Process;
+
+const REPLICAS: u16 = 3;
+/// Requests to each service.
+const REQUESTS: usize = 20;
+const MIB: f64 = 1024.0 * 1024.0;
+const WITH_100_MAX_MIB: f64 = 12.0;
+
+pub fn take(stage: &Stage<'_>) -> Result<Vec<Figure>> {
+    let services = stage.options.services;
+    let (mesh, _controller) = stage.mesh()?;
+    let names: Vec<String> = (0..REPLICAS).map(|number| format!("r{number}")).collect();
+    let numbered = || names.iter().zip(10..);
+    let _replicas = numbered()
+        .map(|(name, number)| stage.replica(&mesh, name, number))
+        .collect::<Result<Vec<_>>>()?;
+    let workloads: Vec<Workload<'_>> = numbered()
+        .map(|(name, number)| workload(name, number))
+        .collect();
+    let dialled_names: Vec<String> = (0..services).map(|index| format!("s{index}")).collect();
+    for name in &dialled_names {
+        mesh.service(name, "http", &workloads)?;
+    }
+    let listeners: Vec<(SocketAddr, &str)> = (0..services)
+        .zip(&dialled_names)
+        .map(|(index, name)| (dialled(20, index), name.as_str()))
+        .collect();
+    let client = workload("client", 20);
+    mesh.pod(client)?;
+    let mut figures = Vec::new();
+    for count in [1, services] {
+        let used = &listeners[..usize::from(count)];
+        let sidecar = stage.sidecar(&mesh, client, 20, used)?;
+        let value = in_use(&sidecar, used)?;
+        let mut figure = Figure::new(format!("mesh-rss-{count}"), value, "MiB");
+        figure.at_most = (count == 100).then_some(WITH_100_MAX_MIB);
+        figures.push(figure);
+    }
+    Ok(figures)
+}
+
+fn in_use(sidecar: &Process, used: &[(SocketAddr, &str)]) -> Result<f64> {
+    for &(addr, service) in used {
+        until(service, || Ok(get(addr, "/64").is_ok()))?;
+        for _request in 0..REQUESTS {
+            let body = get(addr, "/64")?;
+            ensure!(
+                body.len() == crate::case::SMALL_BYTES,
+                "{service}: {body:?}"
+            );
+        }
+    }
+    Ok(sidecar.rss_bytes()? as f64 / MIB)
+}
