@@ -14,6 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub mod certificate;
+pub mod chaos;
 pub mod config;
 pub mod curl;
 pub mod frames;

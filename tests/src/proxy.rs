@@ -35,11 +35,12 @@ pub fn binary() -> &'static Path {
 
 /// Builds a program of ours.
 pub(crate) fn built(package: &str, name: &str) -> PathBuf {
-    // target/PROFILE/deps/test-0123
+    // target/PROFILE/deps/test-0123, or target/PROFILE/program
     let test = env::current_exe().expect("this test has a path");
     let folder = test
         .ancestors()
-        .nth(2)
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
         .expect("a test lies in target/PROFILE/deps");
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
