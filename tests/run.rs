@@ -4,7 +4,7 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 use weft_tests::curl::curl;
@@ -280,21 +280,20 @@ fn killed_itself_it_leaves_nothing_behind() {
     );
 }
 
+/// Exit code and words of a `weft run` that does not come to start anything.
+fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = weft();
+    command.arg("run").args(arguments).args(["--", "true"]);
+    let output = command.output().expect("weft runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
 #[test]
 fn wrong_arguments_are_told_with_what_to_do() {
     let mesh = shop();
     let ca = mesh.folder.path().join("ca").display().to_string();
     let address = own_address().to_string();
-    let said = |arguments: &[&str]| -> (i32, String) {
-        let output: Output = weft()
-            .arg("run")
-            .args(arguments)
-            .args(["--", "true"])
-            .output()
-            .expect("weft runs");
-        let code = output.status.code().unwrap_or(-1);
-        (code, String::from_utf8_lossy(&output.stderr).into_owned())
-    };
     let own = ["--address", &address, "--ca-dir", &ca];
     let busy = mesh.listen.to_string();
     for (arguments, code, part) in [
@@ -351,8 +350,8 @@ fn wrong_arguments_are_told_with_what_to_do() {
         ),
         (&[&own[..], &["--grace", "soon"]].concat(), 2, "--grace"),
     ] {
-        let (ended, text) = said(arguments);
-        assert_eq!(ended, code, "{arguments:?}: {text}");
+        let (ended, text) = refused(arguments);
+        assert_eq!(ended, Some(code), "{arguments:?}: {text}");
         assert!(text.contains(part), "{arguments:?}: {text}");
     }
 }

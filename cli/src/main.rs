@@ -6,6 +6,8 @@ mod admin;
 mod demo;
 mod guard;
 mod run;
+mod status;
+mod terminal;
 mod token;
 
 use std::io::Write;
@@ -34,6 +36,8 @@ enum Command {
     Demo(demo::Arguments),
     /// One application with its sidecar, which leaves without a lost request
     Run(Box<run::Arguments>),
+    /// Who is connected, what is wrong, whether everyone has got everything
+    Status(status::Arguments),
     /// A join token, by which a sidecar gets its first certificate
     Token(token::Arguments),
     /// Ends the programs of a demo or a `weft run` that was killed before it could
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Run(arguments) => run::run(*arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Guard(arguments) => guard::run(&arguments),
     };

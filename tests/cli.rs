@@ -1,0 +1,170 @@
+//! `weft status`, `check`, `top` and `explain` of a real mesh: what they show is what is there, what is
+//! wrong is named with what to do, and a script can go by the exit code.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use weft_tests::eventually;
+use weft_tests::mesh::{Mesh, Sidecar};
+use weft_tests::upstream::Upstream;
+use weft_tests::weft::weft;
+
+/// `shop/web` with an application, and a client of it.
+fn shop() -> (Mesh, Sidecar, Upstream, Sidecar) {
+    let mesh = Mesh::start();
+    let web = mesh.sidecar("web", &[]);
+    let application = Upstream::echo_at(web.application(), "one");
+    mesh.service("web", &[&web]);
+    let client = mesh.sidecar("client", &["web.shop:80"]);
+    mesh.settled();
+    (mesh, web, application, client)
+}
+
+/// What a command that ends says.
+struct Said {
+    code: Option<i32>,
+    text: String,
+    errors: String,
+}
+
+impl Said {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.all()))
+    }
+
+    fn all(&self) -> String {
+        format!("{:?}\n{}{}", self.code, self.text, self.errors)
+    }
+
+    #[track_caller]
+    fn is(&self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}", self.all());
+        for part in parts {
+            assert!(
+                self.all().contains(part),
+                "{part:?} is not in {}",
+                self.all()
+            );
+        }
+    }
+}
+
+fn ended(command: &mut Command) -> Said {
+    let output: Output = command.output().expect("weft runs");
+    Said {
+        code: output.status.code(),
+        text: String::from_utf8_lossy(&output.stdout).into_owned(),
+        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn status(mesh: &Mesh, arguments: &[&str]) -> Said {
+    let admin = mesh.admin.to_string();
+    let mut command = weft();
+    ended(
+        command
+            .args(["status", "--controller-admin", &admin])
+            .args(arguments),
+    )
+}
+
+const BROKEN: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: bad, namespace: shop}\nspec: {ports: [{port: many}]}\n";
+
+#[test]
+fn the_status_of_a_mesh_in_order() {
+    let (mesh, web, _application, client) = shop();
+    let shown = status(&mesh, &[]);
+    shown.is(
+        0,
+        &[
+            &web.uid,
+            &client.uid,
+            "ns/shop/sa/web",
+            "in sync",
+            "All is well.",
+        ],
+    );
+    assert!(
+        !shown.text.contains('\x1b'),
+        "a pipe gets no colours: {}",
+        shown.text
+    );
+    let page = status(&mesh, &["-o", "json"]);
+    page.is(0, &[]);
+    let page = page.json();
+    assert_eq!(page["healthy"], true, "{page:#}");
+    assert_eq!(page["problems"], serde_json::json!([]), "{page:#}");
+    assert_eq!(
+        page["proxies"].as_array().map(Vec::len),
+        Some(2),
+        "{page:#}"
+    );
+    assert_eq!(page["roots"][0]["signing"], true, "{page:#}");
+}
+
+#[test]
+fn the_status_names_what_is_wrong() {
+    let (mut mesh, web, _application, _client) = shop();
+    mesh.apply("bad", BROKEN);
+    mesh.apply(
+        "route",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: canary, namespace: shop}\n\
+         spec: {parentRefs: [{group: '', kind: Service, name: web, port: 80}], rules: [{backendRefs: [{name: none, port: 80}]}]}\n",
+    );
+    eventually("both being told", || {
+        let told = mesh.status();
+        (!told.errors.is_empty() && !told.objects.is_empty()).then_some(())
+    });
+    mesh.settled();
+    let shown = status(&mesh, &[]);
+    shown.is(
+        1,
+        &[
+            "wrong  bad.yaml, document 1, Service shop/bad, spec.ports[0].port",
+            "wrong  HTTPRoute shop/canary",
+            "BackendNotFound",
+        ],
+    );
+    let page = status(&mesh, &["-o", "json"]);
+    page.is(1, &[]);
+    assert_eq!(page.json()["healthy"], false);
+    assert_eq!(page.json()["problems"].as_array().map(Vec::len), Some(2));
+    // A controller that has gone is told as such.
+    mesh.controller.kill();
+    let gone = status(&mesh, &[]);
+    gone.is(
+        1,
+        &[
+            "no controller at",
+            "--controller-admin",
+            "Connection refused",
+        ],
+    );
+    let wrong = weft()
+        .args(["status", "--controller-admin", &web.proxy.admin.to_string()])
+        .output()
+        .expect("weft runs");
+    assert_eq!(wrong.status.code(), Some(1));
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let (mesh, _web, _application, _client) = shop();
+    let on_a_terminal = |no_color: &str| {
+        let line = format!(
+            "NO_COLOR={no_color} {} status --controller-admin {}",
+            weft().get_program().to_string_lossy(),
+            mesh.admin
+        );
+        let mut command = Command::new("script");
+        ended(
+            command
+                .env("TERM", "xterm")
+                .args(["-qec", &line, "/dev/null"]),
+        )
+    };
+    on_a_terminal("").is(0, &["\x1b[32min sync", "\x1b[32mAll is well."]);
+    let plain = on_a_terminal("1");
+    plain.is(0, &["All is well."]);
+    assert!(!plain.text.contains("\x1b[32m"), "{}", plain.text);
+}
