@@ -34,7 +34,8 @@ pub fn binary() -> &'static Path {
 }
 
 /// Builds a program of ours.
-pub(crate) fn built(package: &str, name: &str) -> PathBuf {
+#[must_use]
+pub fn built(package: &str, name: &str) -> PathBuf {
     // target/PROFILE/deps/test-0123, or target/PROFILE/program
     let test = env::current_exe().expect("this test has a path");
     let folder = test
