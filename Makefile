@@ -18,9 +18,9 @@ help: ## List these jobs
 	echo "$${bold}Weft$${off}: make JOB"; \
 	awk -v n="$$name" -v o="$$off" -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %s%-14s%s %s\n", n, $$1, o, $$2}' Makefile
 
-demo: ## Real programs behind the proxy under load, one killed and all replaced (ARGS=...)
+demo: ## An online store in a mesh under load: rolled out, scaled, parts killed, nothing lost (ARGS=...)
 	@scripts/setup demo
-	cargo build --release $(LOCKED) -p weft-proxy
+	cargo build --release $(LOCKED) -p weft-proxy -p weft-controller
 	cargo run --release $(LOCKED) -p weft-cli --bin weft -- demo $(ARGS)
 
 test: ## Install what the tests need, then run every test (ARGS=... for cargo test)

@@ -17,8 +17,8 @@ use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
-  weft demo                           real programs behind the proxy, for 40 seconds
-  weft demo --seconds 90 --rate 600   longer, and twice the load
+  weft demo                           an online store in a mesh, for 60 seconds
+  weft demo --seconds 90 --rate 300   longer, and three times the load
   weft demo -o json | tail -1         what was sent and lost, for a script
   weft token --ns shop --sa payment --ca-dir mesh/ca > token
                                       for the sidecar of one workload";
@@ -32,7 +32,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Real programs behind the proxy under load, one killed and all replaced
+    /// An online store in a mesh under load: rolled out, scaled, parts killed, nothing lost
     Demo(demo::Arguments),
     /// One application with its sidecar, which leaves without a lost request
     Run(Box<run::Arguments>),

@@ -1,20 +1,23 @@
-//! What the demo knows at a moment: events, clients, backends, the proxy.
-//! Written by the load, the stage and the readings of the proxy; read by the
+//! What the demo knows at a moment: acts, events, clients, services, replicas.
+//! Written by the load, the stage and the readings of the sidecars; read by the
 //! screen and the report. It decides nothing.
 
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::load::{Lane, Loss};
-use super::metrics::{Rotation, Sample};
-use super::window::Window;
+use super::load::{Lane, Loss, Version};
+use super::metrics::{Buckets, Sample};
+use super::programs::Service;
+use super::timeline::Act;
+use super::window::{SPAN, Window};
 
 /// Losses that get a line of their own; the rest is only counted.
 const LOSSES_TOLD_MAX: u64 = 20;
-/// Events kept; a demo has some forty.
+/// Events kept; a demo has some sixty.
 const EVENTS_MAX: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,48 +48,115 @@ pub struct LaneTally {
     pub latency: Histogram<u64>,
 }
 
-/// Where a backend is in its life.
+/// A service as those see it who call it.
+#[derive(Debug)]
+pub struct ServiceRow {
+    pub service: Service,
+    pub served: u64,
+    pub failed: u64,
+    pub window: Window,
+    /// Of the whole run.
+    pub durations: Buckets,
+    recent: VecDeque<(Duration, Buckets)>,
+    /// Answers by the version that gave them.
+    pub versions: BTreeMap<u32, (u64, Window)>,
+}
+
+impl ServiceRow {
+    pub fn new(service: Service) -> Self {
+        Self {
+            service,
+            served: 0,
+            failed: 0,
+            window: Window::default(),
+            durations: Buckets::default(),
+            recent: VecDeque::new(),
+            versions: BTreeMap::new(),
+        }
+    }
+
+    /// How long it took lately.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let mut sum = Buckets::default();
+        self.recent.iter().for_each(|(_, buckets)| sum.add(buckets));
+        sum.quantile(share)
+    }
+
+    fn took(&mut self, now: Duration, buckets: &Buckets) {
+        self.durations.add(buckets);
+        self.recent.push_back((now, buckets.clone()));
+        let old = |at: Duration| now.saturating_sub(at) > SPAN;
+        while self.recent.front().is_some_and(|(at, _)| old(*at)) {
+            self.recent.pop_front();
+        }
+    }
+}
+
+/// Where a replica is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     Starting,
     Serving,
-    Killed,
     Leaving,
+    Killed,
     Gone,
 }
 
 #[derive(Debug)]
-pub struct BackendRow {
+pub struct ReplicaRow {
+    pub service: Service,
     pub name: String,
-    /// The program that it is.
-    pub program: &'static str,
+    pub version: u32,
+    /// Where its application listens.
     pub address: SocketAddr,
-    pub pid: u32,
     pub life: Life,
     pub ended: Option<Duration>,
-    /// Whether the proxy would pick it; none while it does not know it.
-    pub rotation: Option<Rotation>,
     pub served: u64,
-    pub window: Window,
 }
 
-/// The proxy, summed over the processes that it has been.
-#[derive(Debug, Default)]
-pub struct ProxyRow {
-    pub pid: u32,
-    pub retries: u64,
-    pub reloads: u64,
-    pub reloads_refused: u64,
-    pub resident_bytes: u64,
+/// One part of the timeline.
+#[derive(Debug)]
+pub struct ActRow {
+    pub act: Act,
+    pub begun: Option<Duration>,
+    pub ended: Option<Duration>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct State {
+    pub acts: Vec<ActRow>,
+    /// What is being done now.
+    pub doing: String,
     pub events: Vec<Event>,
     pub lanes: Vec<LaneTally>,
-    pub backends: Vec<BackendRow>,
-    pub proxy: ProxyRow,
-    sample: Sample,
+    pub services: Vec<ServiceRow>,
+    pub replicas: Vec<ReplicaRow>,
+    /// Tries that the callers' sidecars made elsewhere.
+    pub retries: u64,
+    /// Memory of the sidecar that was read last.
+    pub resident_bytes: u64,
+    samples: HashMap<SocketAddr, Sample>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let planned = |act| ActRow {
+            act,
+            begun: None,
+            ended: None,
+        };
+        Self {
+            acts: Act::ALL.into_iter().map(planned).collect(),
+            doing: "starting".to_owned(),
+            events: Vec::new(),
+            lanes: Vec::new(),
+            services: Service::ALL.into_iter().map(ServiceRow::new).collect(),
+            replicas: Vec::new(),
+            retries: 0,
+            resident_bytes: 0,
+            samples: HashMap::new(),
+        }
+    }
 }
 
 /// Shared by all parts of the demo.
@@ -124,6 +194,28 @@ impl Board {
         }
     }
 
+    /// What is done from now on.
+    pub fn doing(&self, what: impl Into<String>) {
+        self.state().doing = what.into();
+    }
+
+    pub fn begin(&self, act: Act) {
+        let now = self.now();
+        let mut state = self.state();
+        if let Some(row) = state.acts.iter_mut().find(|row| row.act == act) {
+            row.begun = Some(now);
+        }
+    }
+
+    pub fn end(&self, act: Act) {
+        let now = self.now();
+        let mut state = self.state();
+        if let Some(row) = state.acts.iter_mut().find(|row| row.act == act) {
+            row.ended = Some(now);
+        }
+        state.doing = "nothing, but serving".to_owned();
+    }
+
     pub fn add_lanes(&self, lanes: &[Lane]) {
         let tally = |lane: &Lane| LaneTally {
             name: lane.name(),
@@ -143,16 +235,27 @@ impl Board {
         }
     }
 
-    pub fn answered(&self, lane: usize, latency: Duration) {
+    pub fn answered(&self, lane: usize, latency: Duration, by: &[Version]) {
         let now = self.now();
-        if let Some(lane) = self.state().lanes.get_mut(lane) {
+        let mut state = self.state();
+        for (service, version) in by {
+            if let Some(row) = state
+                .services
+                .iter_mut()
+                .find(|row| row.service == *service)
+            {
+                let (count, window) = row.versions.entry(*version).or_default();
+                *count += 1;
+                window.count(now, 1, 0);
+            }
+        }
+        if let Some(lane) = state.lanes.get_mut(lane) {
             lane.answered += 1;
             lane.window.count(now, 1, 0);
             lane.window.took(now, latency);
             // A histogram that sizes itself takes every value.
-            let _recorded = lane
-                .latency
-                .record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+            let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+            let _recorded = lane.latency.record(micros);
         }
     }
 
@@ -165,120 +268,74 @@ impl Board {
         lane.lost += 1;
         lane.window.count(now, 0, 1);
         let name = lane.name.split_whitespace().collect::<Vec<_>>().join(" ");
-        let lost: u64 = state.lanes.iter().map(|lane| lane.lost).sum();
+        let lost = state.lost();
         drop(state);
         if lost <= LOSSES_TOLD_MAX {
-            self.tell(
-                Tone::Bad,
-                format!("LOST request {number}, {name}: {}", loss.0),
-            );
+            let text = format!("LOST request {number}, {name}: {}", loss.0);
+            self.tell(Tone::Bad, text);
         }
     }
 
-    pub fn add_backend(&self, row: BackendRow) {
-        let mut state = self.state();
-        // One that was started again on its port takes the place it had.
-        match state
-            .backends
-            .iter_mut()
-            .find(|other| other.address == row.address)
-        {
-            Some(other) => *other = row,
-            None => {
-                let after = state
-                    .backends
-                    .iter()
-                    .rposition(|other| other.name == row.name);
-                let place = after.map_or(state.backends.len(), |place| place + 1);
-                state.backends.insert(place, row);
-            }
-        }
+    pub fn add_replica(&self, row: ReplicaRow) {
+        self.state().replicas.push(row);
     }
 
     pub fn set_life(&self, address: SocketAddr, life: Life) {
         let now = self.now();
         let mut state = self.state();
-        if let Some(row) = state.backends.iter_mut().find(|row| row.address == address) {
+        let mut rows = state.replicas.iter_mut();
+        if let Some(row) = rows.find(|row| row.address == address) {
             row.life = life;
             row.ended = matches!(life, Life::Killed | Life::Gone).then_some(now);
         }
     }
 
-    /// Takes a reading of the proxy's metrics.
-    pub fn read(&self, sample: Sample) {
+    /// Takes a reading of the sidecar whose admin address is `of`.
+    pub fn read(&self, of: SocketAddr, sample: Sample) {
         let now = self.now();
         let mut state = self.state();
-        let delta = sample.since(&state.sample);
-        let mut events = Vec::new();
-        for row in &mut state.backends {
-            let rotation = sample.rotation.get(&row.address).copied();
-            events.extend(turn(row, rotation).map(|(tone, text)| Event {
-                at: now,
-                tone,
-                text,
-            }));
-            row.rotation = rotation;
-            if let Some(counts) = delta.requests.get(&row.address) {
-                row.served += counts.good + counts.bad;
+        let delta = match state.samples.get(&of) {
+            Some(before) => sample.since(before),
+            None => sample.clone(),
+        };
+        for ((service, address), counts) in &delta.requests {
+            let mut services = state.services.iter_mut();
+            if let Some(row) = services.find(|row| row.service == *service) {
+                row.served += counts.good;
+                row.failed += counts.bad;
                 row.window.count(now, counts.good, counts.bad);
+            }
+            let mut replicas = state.replicas.iter_mut();
+            if let Some(row) = replicas.find(|row| row.address == *address) {
+                row.served += counts.good + counts.bad;
+            }
+        }
+        for (service, buckets) in &delta.durations {
+            let mut services = state.services.iter_mut();
+            if let Some(row) = services.find(|row| row.service == *service) {
+                row.took(now, buckets);
             }
         }
         if delta.retries > 0 {
             let text = format!(
-                "the proxy tried {} elsewhere",
+                "sidecars tried {} elsewhere",
                 counted(delta.retries, "request")
             );
-            events.push(Event {
+            let tone = Tone::Good;
+            state.events.push(Event {
                 at: now,
-                tone: Tone::Good,
+                tone,
                 text,
             });
         }
-        state.proxy.retries += delta.retries;
-        state.proxy.reloads += delta.reloads;
-        state.proxy.reloads_refused += delta.reloads_refused;
-        state.proxy.resident_bytes = sample.resident_bytes;
-        state.sample = sample;
-        state.events.extend(events);
-    }
-
-    /// How long a backend took for a request, by the proxy's access log.
-    pub fn took(&self, backend: SocketAddr, latency: Duration) {
-        let now = self.now();
-        if let Some(row) = self
-            .state()
-            .backends
-            .iter_mut()
-            .find(|row| row.address == backend)
-        {
-            row.window.took(now, latency);
-        }
+        state.retries += delta.retries;
+        state.resident_bytes = sample.resident_bytes;
+        state.samples.insert(of, sample);
     }
 }
 
 pub fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-}
-
-/// What there is to say when the proxy thinks of a backend otherwise than before.
-fn turn(row: &BackendRow, now: Option<Rotation>) -> Option<(Tone, String)> {
-    let name = &row.name;
-    match (row.rotation?, now?) {
-        (before, now) if before == now => None,
-        (_, Rotation::In) => Some((
-            Tone::Good,
-            format!("the proxy has {name} in rotation again"),
-        )),
-        (Rotation::In, Rotation::Unhealthy) => Some((
-            Tone::Plain,
-            format!("the proxy takes {name} out: its health check fails"),
-        )),
-        (Rotation::In, _) => Some((
-            Tone::Plain,
-            format!("the proxy ejects {name}: requests to it fail"),
-        )),
-        _ => None,
-    }
 }
 
 impl State {

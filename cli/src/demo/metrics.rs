@@ -1,49 +1,86 @@
-//! What the proxy says of itself on its admin address: /metrics and /endpoints,
-//! parsed, and the counts between two readings. Pure but for the two functions
-//! that fetch.
+//! What the sidecars of those who call say of the services that they call: /metrics and /endpoints,
+//! parsed, and the counts between two readings. Pure but for the functions that ask.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
-use bytes::Bytes;
-use http::Request;
-use http_body_util::Full;
+use anyhow::Result;
 use serde_json::Value;
 
-use super::load::Http1;
+use super::manifests::NAMESPACE;
+use super::programs::Service;
+use crate::admin;
 
-/// One reading.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One reading of one sidecar.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
     /// When the process started, in seconds: a restarted one counts from zero.
     pub process: f64,
-    pub requests: HashMap<SocketAddr, Counts>,
-    /// Whether the balancer would pick an endpoint, for each that is configured.
-    pub rotation: HashMap<SocketAddr, Rotation>,
-    pub reloads: u64,
-    pub reloads_refused: u64,
+    /// By service and replica.
+    pub requests: HashMap<(Service, SocketAddr), Counts>,
+    pub durations: HashMap<Service, Buckets>,
     pub retries: u64,
     pub resident_bytes: u64,
-    pub cpu_seconds: f64,
+    /// Replicas that it would pick.
+    pub available: Vec<SocketAddr>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rotation {
-    In,
-    /// By the active checks.
-    Unhealthy,
-    /// For the failures of requests.
-    Ejected,
-    /// Something else keeps it out.
-    Out,
-}
-
-/// Requests by what the client was answered.
+/// Requests by what the caller was answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub good: u64,
     pub bad: u64,
+}
+
+/// A histogram: upper bounds in seconds, each with the number of values up to it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Buckets(Vec<(f64, u64)>);
+
+impl Buckets {
+    pub fn add(&mut self, other: &Self) {
+        if self.0.is_empty() {
+            self.0.clone_from(&other.0);
+            return;
+        }
+        for ((_, count), (_, more)) in self.0.iter_mut().zip(&other.0) {
+            *count += more;
+        }
+    }
+
+    fn since(&self, earlier: Option<&Self>) -> Self {
+        let mut delta = self.clone();
+        for ((_, count), (_, before)) in delta
+            .0
+            .iter_mut()
+            .zip(earlier.into_iter().flat_map(|of| &of.0))
+        {
+            *count = count.saturating_sub(*before);
+        }
+        delta
+    }
+
+    /// The value below which this share lies, as even as values may lie within a bucket.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let (_, all) = *self.0.last()?;
+        if all == 0 {
+            return None;
+        }
+        let rank = all as f64 * share;
+        let (mut low, mut below) = (0.0, 0);
+        for (high, count) in &self.0 {
+            if *count as f64 >= rank && *count > below {
+                let within = (rank - below as f64) / (count - below) as f64;
+                // The last bucket has no end.
+                let high = if high.is_finite() { *high } else { low };
+                return Some(Duration::from_secs_f64(low + (high - low) * within));
+            }
+            (low, below) = (*high, *count);
+        }
+        None
+    }
 }
 
 impl Sample {
@@ -53,82 +90,62 @@ impl Sample {
             return self.clone();
         }
         let mut delta = self.clone();
-        for (address, counts) in &mut delta.requests {
-            let before = earlier.requests.get(address).copied().unwrap_or_default();
+        for (key, counts) in &mut delta.requests {
+            let before = earlier.requests.get(key).copied().unwrap_or_default();
             counts.good = counts.good.saturating_sub(before.good);
             counts.bad = counts.bad.saturating_sub(before.bad);
         }
-        delta.reloads = self.reloads.saturating_sub(earlier.reloads);
-        delta.reloads_refused = self.reloads_refused.saturating_sub(earlier.reloads_refused);
+        for (service, buckets) in &mut delta.durations {
+            *buckets = buckets.since(earlier.durations.get(service));
+        }
         delta.retries = self.retries.saturating_sub(earlier.retries);
-        delta.cpu_seconds = (self.cpu_seconds - earlier.cpu_seconds).max(0.0);
         delta
     }
 }
 
-/// Reads the numbers from the admin address.
+/// Reads the numbers from an admin address.
 pub async fn fetch(admin: SocketAddr) -> Result<Sample> {
     let mut sample = parse(&page(admin, "/metrics").await?);
-    sample.rotation = parse_endpoints(&serde_json::from_str(&page(admin, "/endpoints").await?)?);
+    sample.available = parse_endpoints(&serde_json::from_str(&page(admin, "/endpoints").await?)?);
     Ok(sample)
 }
 
-/// The first error of the configuration that was refused last.
-pub async fn fetch_refusal(admin: SocketAddr) -> Result<Option<String>> {
-    let page: Value = serde_json::from_str(&page(admin, "/config").await?)?;
-    let error = page
-        .pointer("/lastReloadRefused/errors/0")
-        .and_then(Value::as_str);
-    Ok(error.map(str::to_owned))
+/// The replicas that a sidecar would pick now.
+pub async fn available(admin: SocketAddr) -> Result<Vec<SocketAddr>> {
+    let page = page(admin, "/endpoints").await?;
+    Ok(parse_endpoints(&serde_json::from_str(&page)?))
 }
 
-async fn page(admin: SocketAddr, path: &str) -> Result<String> {
-    // A connection each: after a handover the next one reaches the new process.
-    let client = Http1::new(admin, false);
-    let request = Request::get(path).body(Full::<Bytes>::default())?;
-    let answer = match client.call(request).await {
-        Ok(answer) => answer,
-        Err(loss) => bail!("reading http://{admin}{path}: {}", loss.0),
-    };
-    if !answer.status.is_success() {
-        bail!("reading http://{admin}{path}: status {}", answer.status);
+pub async fn is_ready(admin: SocketAddr) -> bool {
+    page(admin, "/ready").await.is_ok()
+}
+
+pub async fn page(address: SocketAddr, path: &str) -> Result<String> {
+    Ok(admin::get(address, path, PAGE_TIMEOUT).await?.text())
+}
+
+/// `shop/catalogue:80`, as the mesh calls a port of a service.
+fn service(name: &str) -> Option<Service> {
+    let (namespace, rest) = name.split_once('/')?;
+    let (name, _port) = rest.rsplit_once(':')?;
+    Service::named(name).filter(|_| namespace == NAMESPACE)
+}
+
+fn parse_endpoints(page: &Value) -> Vec<SocketAddr> {
+    fn list<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+        let list = value.get(name).and_then(Value::as_array);
+        list.into_iter().flatten()
     }
-    Ok(String::from_utf8_lossy(&answer.body).into_owned())
-}
-
-fn parse_endpoints(page: &Value) -> HashMap<SocketAddr, Rotation> {
-    let lists = |value: &Value, name: &str| {
-        value
-            .get(name)
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default()
+    let of_the_store = |of: &&Value| {
+        let name = of.get("name").and_then(Value::as_str);
+        name.and_then(service).is_some()
     };
-    let services = lists(page, "services").into_iter();
-    let endpoints = services.flat_map(|service| lists(&service, "endpoints"));
-    endpoints
-        .filter_map(|endpoint| {
-            Some((
-                endpoint.get("address")?.as_str()?.parse().ok()?,
-                rotation(&endpoint),
-            ))
-        })
-        .collect()
-}
-
-fn rotation(endpoint: &Value) -> Rotation {
-    let text = |name| endpoint.get(name).and_then(Value::as_str);
-    match endpoint.get("available").and_then(Value::as_bool) {
-        Some(true) => Rotation::In,
-        _ if text("health") == Some("unhealthy") => Rotation::Unhealthy,
-        _ if endpoint
-            .get("ejectedForSeconds")
-            .is_some_and(Value::is_number) =>
-        {
-            Rotation::Ejected
-        }
-        _ => Rotation::Out,
-    }
+    let services = list(page, "services").filter(of_the_store);
+    let endpoints = services.flat_map(|service| list(service, "endpoints"));
+    let available =
+        endpoints.filter(|of| of.get("available").and_then(Value::as_bool) == Some(true));
+    let addresses = available.filter_map(|of| of.get("address")?.as_str()?.parse().ok());
+    addresses.collect()
 }
 
 /// Reads what we know of a page in the Prometheus text format and skips the rest.
@@ -137,10 +154,12 @@ pub fn parse(page: &str) -> Sample {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
     for (name, labels, value) in lines.filter_map(series) {
         let count = value as u64;
-        match name {
-            "weft_requests_total" => {
+        let service = label(&labels, "service").and_then(service);
+        match (name, service) {
+            ("weft_requests_total", Some(service)) => {
                 if let Some(Ok(address)) = label(&labels, "backend").map(str::parse) {
-                    let counts: &mut Counts = sample.requests.entry(address).or_default();
+                    let counts: &mut Counts =
+                        sample.requests.entry((service, address)).or_default();
                     match label(&labels, "code_class") {
                         Some("2xx") if label(&labels, "cause") == Some("answered") => {
                             counts.good += count
@@ -149,23 +168,33 @@ pub fn parse(page: &str) -> Sample {
                     }
                 }
             }
-            "weft_reloads_total" if label(&labels, "result") == Some("success") => {
-                sample.reloads += count
+            ("weft_request_duration_seconds_bucket", Some(service)) => {
+                if let Some(bound) = label(&labels, "le").and_then(bound) {
+                    let buckets = &mut sample.durations.entry(service).or_default().0;
+                    // Several series are of one service: with a route and without.
+                    match buckets.iter_mut().find(|(known, _)| *known == bound) {
+                        Some((_, known)) => *known += count,
+                        None => buckets.push((bound, count)),
+                    }
+                }
             }
-            "weft_reloads_total" => sample.reloads_refused += count,
             // Other results say why there was no retry.
-            "weft_retries_total"
+            ("weft_retries_total", Some(_))
                 if matches!(label(&labels, "result"), Some("free" | "budgeted")) =>
             {
                 sample.retries += count;
             }
-            "process_start_time_seconds" => sample.process = value,
-            "process_resident_memory_bytes" => sample.resident_bytes = count,
-            "process_cpu_seconds_total" => sample.cpu_seconds = value,
+            ("process_start_time_seconds", _) => sample.process = value,
+            ("process_resident_memory_bytes", _) => sample.resident_bytes = count,
             _ => {}
         }
     }
     sample
+}
+
+/// `+Inf` is one, too.
+fn bound(text: &str) -> Option<f64> {
+    text.parse().ok()
 }
 
 type Labels<'a> = Vec<(&'a str, &'a str)>;
@@ -202,66 +231,66 @@ mod tests {
     const PAGE: &str = "\
 # HELP weft_requests_total Requests.
 # TYPE weft_requests_total counter
-weft_requests_total{listener=\"shop\",service=\"catalogue\",route=\"catalogue\",backend=\"127.0.0.1:1\",cause=\"answered\",code_class=\"2xx\"} 40
-weft_requests_total{listener=\"shop\",service=\"catalogue\",route=\"catalogue\",backend=\"127.0.0.1:1\",cause=\"answered\",code_class=\"5xx\"} 2
-weft_requests_total{listener=\"shop\",service=\"\",route=\"\",backend=\"\",cause=\"no_route\",code_class=\"4xx\"} 9
-weft_retries_total{service=\"catalogue\",kind=\"connect\",result=\"free\"} 3
-weft_retries_total{service=\"catalogue\",kind=\"status\",result=\"budget_used\"} 5
-weft_reloads_total{result=\"success\"} 2
-weft_reloads_total{result=\"failure\"} 1
+weft_requests_total{listener=\"shop/catalogue:80@name\",service=\"shop/catalogue:80\",route=\"\",backend=\"127.0.0.1:1\",cause=\"answered\",code_class=\"2xx\"} 40
+weft_requests_total{listener=\"shop/catalogue:80@name\",service=\"shop/catalogue-next:80\",route=\"canary\",backend=\"127.0.0.1:1\",cause=\"answered\",code_class=\"5xx\"} 2
+weft_requests_total{listener=\"inbound:8080\",service=\"inbound:8080\",route=\"\",backend=\"127.0.0.1:8\",cause=\"answered\",code_class=\"2xx\"} 9
+weft_request_duration_seconds_bucket{listener=\"l\",service=\"shop/catalogue:80\",route=\"\",le=\"0.001\"} 10
+weft_request_duration_seconds_bucket{listener=\"l\",service=\"shop/catalogue:80\",route=\"\",le=\"0.005\"} 90
+weft_request_duration_seconds_bucket{listener=\"l\",service=\"shop/catalogue:80\",route=\"\",le=\"+Inf\"} 100
+weft_retries_total{service=\"shop/catalogue:80\",kind=\"connect_failed\",result=\"free\"} 3
+weft_retries_total{service=\"shop/catalogue:80\",kind=\"status\",result=\"budget_used\"} 5
 process_start_time_seconds 12.5
 process_resident_memory_bytes 9000000
 nonsense
 ";
 
+    fn key() -> (Service, SocketAddr) {
+        (Service::Catalogue, "127.0.0.1:1".parse().unwrap())
+    }
+
     #[test]
     fn a_page() {
         let sample = parse(PAGE);
         let counts = Counts { good: 40, bad: 2 };
-        assert_eq!(
-            sample.requests,
-            HashMap::from([("127.0.0.1:1".parse().unwrap(), counts)])
-        );
-        assert_eq!(
-            (sample.retries, sample.reloads, sample.reloads_refused),
-            (3, 2, 1)
-        );
+        assert_eq!(sample.requests, HashMap::from([(key(), counts)]));
+        assert_eq!(sample.retries, 3);
         assert_eq!((sample.process, sample.resident_bytes), (12.5, 9_000_000));
     }
 
     #[test]
-    fn rotations() {
-        let page = r#"{"services": [{"name": "a", "endpoints": [
-            {"address": "127.0.0.1:1", "available": true, "health": "healthy", "ejectedForSeconds": null},
-            {"address": "127.0.0.1:2", "available": false, "health": "unhealthy", "ejectedForSeconds": null}]},
-            {"name": "b", "endpoints": [
-            {"address": "127.0.0.1:3", "available": false, "health": "healthy", "ejectedForSeconds": 1.5},
-            {"address": "127.0.0.1:4", "available": false, "health": "unknown"}]}]}"#;
+    fn quantiles() {
+        let buckets = parse(PAGE).durations.remove(&Service::Catalogue).unwrap();
+        let micros = |share| buckets.quantile(share).map(|of| of.as_micros());
+        assert_eq!(micros(0.1), Some(1000));
+        assert_eq!(micros(0.5), Some(3000));
+        assert_eq!(micros(0.99), Some(5000), "the last bucket has no end");
+        assert_eq!(buckets.since(Some(&buckets)).quantile(0.5), None);
+        let mut twice = buckets.clone();
+        twice.add(&buckets);
+        assert_eq!(twice.quantile(0.5), buckets.quantile(0.5));
+    }
+
+    #[test]
+    fn who_is_available() {
+        let page = r#"{"services": [{"name": "shop/payment:80", "endpoints": [
+            {"address": "127.0.0.1:1", "available": true},
+            {"address": "127.0.0.1:2", "available": false}]},
+            {"name": "inbound:8080", "endpoints": [{"address": "127.0.0.1:3", "available": true}]}]}"#;
         let found = parse_endpoints(&serde_json::from_str(page).unwrap());
-        let at = |port: u16| found[&SocketAddr::from(([127, 0, 0, 1], port))];
-        assert_eq!(
-            [at(1), at(2), at(3), at(4)],
-            [
-                Rotation::In,
-                Rotation::Unhealthy,
-                Rotation::Ejected,
-                Rotation::Out
-            ]
-        );
+        assert_eq!(found, ["127.0.0.1:1".parse().unwrap()]);
     }
 
     #[test]
     fn a_new_process_counts_from_zero() {
         let first = parse(PAGE);
         let second = parse(&PAGE.replace("2xx\"} 40", "2xx\"} 45"));
-        let address = "127.0.0.1:1".parse().unwrap();
         assert_eq!(
-            second.since(&first).requests[&address],
+            second.since(&first).requests[&key()],
             Counts { good: 5, bad: 0 }
         );
         let restarted = parse(&PAGE.replace("12.5", "99"));
         assert_eq!(
-            restarted.since(&first).requests[&address],
+            restarted.since(&first).requests[&key()],
             Counts { good: 40, bad: 2 }
         );
     }

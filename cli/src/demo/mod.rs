@@ -1,23 +1,27 @@
-//! `weft demo`: real programs behind one weft-proxy, under load, while one of
-//! them is killed and all are replaced, the proxy too.
+//! `weft demo`: an online store in a mesh, on this machine, under load, while
+//! it is rolled out, scaled, and parts of it are killed.
 //!
 //! | part | does |
 //! | --- | --- |
-//! | `programs`, `processes` | which programs there are; starting them so that none outlives the demo |
-//! | `configuration`, `stage`, `proxy` | weft.yaml, the backends, the proxy, and what can be done to them |
+//! | `programs`, `processes`, `addresses` | which programs there are; starting them so that none outlives the demo; where they listen |
+//! | `manifests`, `controller`, `gateway`, `replica` | the mesh: what is written, and who is started |
+//! | `stage`, `acts` | all of them together, and what is done to them |
 //! | `timeline` | what is done when |
-//! | `load` | requests, each answer checked |
-//! | `metrics`, `access_log` | what the proxy says of its backends |
+//! | `load` | requests from outside, each answer checked |
+//! | `metrics` | what sidecars say of the services that they call |
 //! | `board` → `screen`, `report` | what is known, live and at the end |
 
-mod access_log;
+mod acts;
+mod addresses;
 mod board;
-mod configuration;
+mod controller;
+mod gateway;
 mod load;
+mod manifests;
 mod metrics;
 mod processes;
 mod programs;
-mod proxy;
+mod replica;
 mod report;
 mod screen;
 mod stage;
@@ -28,7 +32,7 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -37,31 +41,32 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use access_log::Tail;
 use board::{Board, Tone};
 use load::Lane;
-use programs::{Programs, Service};
+use programs::Programs;
 use report::End;
 use screen::{Frame, Screen};
-use stage::Stage;
+use stage::{Callers, Stage};
 
 /// How often the screen is redrawn and the proxy's numbers are read.
 const DRAW_INTERVAL: Duration = Duration::from_millis(250);
 
 const EXAMPLES: &str = "\
-What happens: nginx, Python and gRPC servers are started behind a weft-proxy, and requests are sent
-at a fixed rate whether or not earlier ones were answered. Meanwhile one nginx is killed by SIGKILL
-and started again, every backend is replaced by a new process, the proxy replaces itself, and a
-broken configuration is written. Each answer is checked to the byte; the end says how many were lost.
+What happens: a store of four services (frontend, authentication, catalogue, payment; 9 replicas, each
+with a sidecar) runs in a mesh with a weft-controller, all on loopback and without root. Requests come
+in at a fixed rate whether or not earlier ones were answered. Meanwhile every replica is replaced by a
+new version, the catalogue is scaled out and in and gets a canary, one of its applications and the
+controller are killed by SIGKILL, the gateway replaces itself, and a broken manifest is written. The
+applications end at once on SIGTERM. Each answer is checked to the byte; the end says how many were lost.
 
 Examples:
-  weft demo                           40 seconds, 300 requests a second
-  weft demo --seconds 90 --rate 600   longer, and twice the load
+  weft demo                           60 seconds, 100 requests a second
+  weft demo --seconds 90 --rate 300   longer, and three times the load
   weft demo | cat                     plain lines instead of the table
   weft demo -o json | tail -1         what was sent and lost, for a script
 
 Exit code: 0 nothing was lost; 1 something was, or the demo failed; 2 wrong arguments; 130 interrupted.
-Files (configuration, logs) are left in --dir to be looked at.";
+Files (manifests, configurations, logs) are left in --dir to be looked at.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
@@ -74,35 +79,38 @@ enum Output {
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// How long the load runs; the events are spread over it
-    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u64).range(10..=86_400))]
+    /// How long the load runs; the acts are spread over it, and all are performed however long they take
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(10..=86_400))]
     seconds: u64,
 
     /// Requests a second, of all kinds together
-    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(10..=20_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     rate: u32,
 
     /// What is printed
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Output::Text)]
     output: Output,
 
-    /// Folder for the configuration and the logs
+    /// Folder for manifests, configurations and logs
     #[arg(long, value_name = "DIR", default_value = "target/demo")]
     dir: PathBuf,
 
     /// The weft-proxy binary [default: the one beside this program]
     #[arg(long, value_name = "FILE")]
     proxy: Option<PathBuf>,
+
+    /// The weft-controller binary [default: the one beside this program]
+    #[arg(long, value_name = "FILE")]
+    controller: Option<PathBuf>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let binary = proxy::find(arguments.proxy.as_deref())?;
+    let programs = Programs::find(arguments.proxy.as_deref(), arguments.controller.as_deref())?;
     let (folder, _lock) = open_folder(&arguments.dir)?;
-    let programs = Programs::find()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(perform(arguments, &binary, &folder, programs))
+    runtime.block_on(perform(arguments, &folder, programs))
 }
 
 /// The folder as an absolute path (nginx and the proxy have another working directory), and the
@@ -123,25 +131,16 @@ fn open_folder(path: &Path) -> Result<(PathBuf, File)> {
     Ok((path, lock))
 }
 
-async fn perform(
-    arguments: &Arguments,
-    binary: &Path,
-    folder: &Path,
-    programs: Programs,
-) -> Result<ExitCode> {
+async fn perform(arguments: &Arguments, folder: &Path, programs: Programs) -> Result<ExitCode> {
     let board = Arc::new(Board::default());
-    for missing in &programs.missing {
-        board.tell(Tone::Plain, missing.clone());
+    if let Some(missing) = programs.missing() {
+        board.tell(Tone::Plain, missing);
     }
-    let target = (
-        programs.has(Service::Payment),
-        programs.has(Service::Authentication),
-    );
     let mut stage = Stage::new(folder, programs, Arc::clone(&board))?;
     let mut screen = screen_for(arguments, &stage);
     screen.show_cursor(false);
     let end = tokio::select! {
-        result = show(arguments, binary, &mut stage, target, &board) => match result {
+        result = show(arguments, &mut stage, &board) => match result {
             Ok(()) => End::Complete,
             Err(error) => End::Failed(format!("{error:#}")),
         },
@@ -157,22 +156,12 @@ async fn perform(
 }
 
 /// Opens the stage, then lets timeline, load and readings run beside each other.
-async fn show(
-    arguments: &Arguments,
-    binary: &Path,
-    stage: &mut Stage,
-    (payment, authentication): (bool, bool),
-    board: &Arc<Board>,
-) -> Result<()> {
-    stage.open(binary).await?;
-    let lanes = Lane::all(stage.listen, payment, authentication);
+async fn show(arguments: &Arguments, stage: &mut Stage, board: &Arc<Board>) -> Result<()> {
+    stage.open().await?;
+    let lanes = Lane::all(stage.listen());
     board.add_lanes(&lanes);
     let (stop, stopped) = watch::channel(false);
-    let reading = read_on(
-        stage.admin,
-        Tail::new(&stage.access_log()),
-        Arc::clone(board),
-    );
+    let reading = read_on(Arc::clone(&stage.callers), Arc::clone(board));
     let driving = load::drive(lanes, f64::from(arguments.rate), Arc::clone(board), stopped);
     let timing = async {
         let result = timeline::perform(stage, board, Duration::from_secs(arguments.seconds)).await;
@@ -185,18 +174,21 @@ async fn show(
     }
 }
 
-/// Reads the proxy's numbers, for ever.
-async fn read_on(admin: std::net::SocketAddr, mut log: Tail, board: Arc<Board>) {
+/// Reads the callers' numbers, for ever.
+async fn read_on(callers: Callers, board: Arc<Board>) {
     let mut ticks = interval(DRAW_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        for (backend, latency) in log.read() {
-            board.took(backend, latency);
-        }
-        // One reading that fails, the next makes up for; a proxy that is gone, the load tells.
-        if let Ok(sample) = metrics::fetch(admin).await {
-            board.read(sample);
+        let now = callers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for caller in now {
+            // One reading that fails, the next makes up for; who is gone, the load tells.
+            if let Ok(sample) = metrics::fetch(caller).await {
+                board.read(caller, sample);
+            }
         }
     }
 }
@@ -221,7 +213,7 @@ fn screen_for(arguments: &Arguments, stage: &Stage) -> Screen {
         };
     }
     let frame = Frame {
-        url: format!("http://{}", stage.listen),
+        url: format!("http://{}", stage.listen()),
         length: Duration::from_secs(arguments.seconds),
         color: has_color(),
         width: 80,

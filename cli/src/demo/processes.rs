@@ -16,6 +16,8 @@ use crate::guard::Guard;
 
 /// How long a program may take to end on SIGTERM before it is killed.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
+/// Lines of a log that are shown when its program failed.
+const LOG_LINES: usize = 8;
 /// How often a process that is not our child is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -45,30 +47,12 @@ impl Group {
         let child = command.kill_on_drop(true).spawn();
         child.with_context(|| format!("starting {}", name.display()))
     }
-
-    /// The group's processes of this name.
-    pub fn named(&self, name: &str) -> Vec<u32> {
-        let group = self.0.group();
-        let Ok(folder) = fs::read_dir("/proc") else {
-            return Vec::new();
-        };
-        let pids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let ours = |pid: &u32| stat(*pid).is_some_and(|stat| stat.group == group && stat.is(name));
-        pids.filter(ours).collect()
-    }
 }
 
 /// What the kernel says of a process that has not ended.
 struct Stat {
     name: String,
-    group: i32,
-}
-
-impl Stat {
-    /// The kernel keeps 15 bytes of a name.
-    fn is(&self, name: &str) -> bool {
-        self.name == name.get(..15).unwrap_or(name)
-    }
+    parent: u32,
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -80,8 +64,21 @@ fn stat(pid: u32) -> Option<Stat> {
     let ended = matches!(state, "Z" | "X");
     (!ended).then_some(Stat {
         name: front.split_once('(')?.1.to_owned(),
-        group: fields.nth(1)?.parse().ok()?,
+        parent: fields.next()?.parse().ok()?,
     })
+}
+
+/// The children of a process: their pids and names (of which the kernel keeps 15 bytes).
+pub fn children(of: u32) -> Vec<(u32, String)> {
+    let Ok(folder) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let child = |pid: u32| {
+        let stat = stat(pid)?;
+        (stat.parent == of).then_some((pid, stat.name))
+    };
+    pids.filter_map(child).collect()
 }
 
 pub fn signal(pid: u32, signal: Signal) -> Result<()> {
@@ -126,4 +123,12 @@ pub async fn ended_within(pid: u32, limit: Duration) -> bool {
         sleep(LOOK_INTERVAL).await;
     }
     false
+}
+
+/// What a program said last.
+pub fn log_end(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(LOG_LINES).collect();
+    let lines = lines.into_iter().rev().collect::<Vec<_>>().join("\n");
+    format!("the end of {}:\n{lines}", log.display())
 }

@@ -1,141 +1,152 @@
-//! The real programs of the demo: which of them this machine has, and how each
-//! is started. What takes the place of one that is missing is said here.
+//! The store's services and their programs: which of them this machine has, and how each is started.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+
+use super::addresses::APPLICATION_PORT;
+use super::manifests::NAMESPACE;
 
 const SHOP: &str = include_str!("programs/shop.py");
-const AUTHENTICATION: &str = include_str!("programs/authentication.py");
+const FRONTEND: &str = include_str!("programs/frontend.py");
+/// The Kubernetes Service of the catalogue's next version.
+pub const CANARY: &str = "catalogue-next";
 
-/// A service of the demo and its program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A service of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Service {
+    Frontend,
+    Authentication,
     Catalogue,
     Payment,
-    Authentication,
 }
 
 impl Service {
+    pub const ALL: [Self; 4] = [
+        Self::Frontend,
+        Self::Authentication,
+        Self::Catalogue,
+        Self::Payment,
+    ];
+    /// Those that the frontend calls.
+    pub const CALLED: [Self; 3] = [Self::Authentication, Self::Catalogue, Self::Payment];
+
     pub fn name(self) -> &'static str {
         match self {
+            Self::Frontend => "frontend",
+            Self::Authentication => "authentication",
             Self::Catalogue => "catalogue",
             Self::Payment => "payment",
-            Self::Authentication => "authentication",
         }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        let found = Self::ALL.into_iter().find(|service| service.name() == name);
+        found.or_else(|| (name == CANARY).then_some(Self::Catalogue))
     }
 
     pub fn replicas(self) -> usize {
         match self {
             Self::Catalogue => 3,
-            Self::Payment => 2,
-            Self::Authentication => 1,
+            Self::Frontend | Self::Authentication | Self::Payment => 2,
+        }
+    }
+
+    /// What a sidecar calls it that has a listener for it.
+    pub fn destination(self) -> String {
+        format!("{}.{NAMESPACE}:80", self.name())
+    }
+
+    /// The port of that listener.
+    pub fn way_port(self) -> u16 {
+        match self {
+            Self::Frontend => 9000,
+            Self::Authentication => 9001,
+            Self::Catalogue => 9002,
+            Self::Payment => 9003,
         }
     }
 }
 
-/// What this machine has.
+/// The programs that the demo starts.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    pub services: Vec<Service>,
+    pub weft: PathBuf,
+    pub proxy: PathBuf,
+    pub controller: PathBuf,
+    python: PathBuf,
     nginx: Option<PathBuf>,
-    python: Option<PathBuf>,
-    /// A Python that has grpcio.
-    grpc: Option<PathBuf>,
-    /// One line for each program that is missing.
-    pub missing: Vec<String>,
 }
 
 impl Programs {
-    pub fn find() -> Result<Self> {
-        let nginx = on_path("nginx");
-        let pythons: Vec<PathBuf> = [venv_python(), on_path("python3")]
-            .into_iter()
-            .flatten()
-            .collect();
-        let python = pythons
-            .iter()
-            .find(|python| runs(python, "import http.server"))
-            .cloned();
-        let grpc = pythons
-            .iter()
-            .find(|python| runs(python, "import grpc"))
-            .cloned();
-        let mut services = vec![Service::Catalogue];
-        let mut missing = Vec::new();
-        if nginx.is_none() {
-            python.as_ref().context(
-                "neither nginx nor python3 is installed, so there is nothing to put behind the proxy: install one (apt-get install nginx-light)",
-            )?;
-            missing.push("no nginx here: Python HTTP servers are the catalogue instead (apt-get install nginx-light)".to_owned());
-        }
-        match &python {
-            Some(_) => services.push(Service::Payment),
-            None => {
-                missing.push("no python3 here: the payment service (POST) is left out".to_owned())
-            }
-        }
-        match &grpc {
-            Some(_) => services.push(Service::Authentication),
-            None => missing.push(
-                "no python3 with grpcio here: the gRPC service is left out (pip install grpcio)"
-                    .to_owned(),
-            ),
-        }
+    pub fn find(proxy: Option<&Path>, controller: Option<&Path>) -> Result<Self> {
+        let weft = std::env::current_exe().context("finding this program's own file")?;
+        let python = on_path("python3").filter(|python| runs(python, "import http.server"));
+        let python = python.context(
+            "python3 is not installed, in which the store's services are written: install it (apt-get install python3)",
+        )?;
         Ok(Self {
-            services,
-            nginx,
+            proxy: beside(&weft, "weft-proxy", ("--proxy", proxy))?,
+            controller: beside(&weft, "weft-controller", ("--controller", controller))?,
+            weft,
             python,
-            grpc,
-            missing,
+            nginx: on_path("nginx"),
         })
     }
 
-    pub fn has(&self, service: Service) -> bool {
-        self.services.contains(&service)
+    /// What a person should know of what this machine lacks.
+    pub fn missing(&self) -> Option<&'static str> {
+        self.nginx.is_none().then_some(
+            "no nginx here: the catalogue is a Python server instead (apt-get install nginx-light)",
+        )
     }
 
-    /// What the screen calls the program of a service.
-    pub fn title(&self, service: Service) -> &'static str {
-        match service {
-            Service::Catalogue if self.nginx.is_some() => "nginx",
-            Service::Catalogue | Service::Payment => "Python HTTP",
-            Service::Authentication => "Python gRPC",
-        }
-    }
-
-    /// How to start one on `address`. Its files go to `folder`, which is its own.
-    pub fn command(&self, service: Service, address: SocketAddr, folder: &Path) -> Result<Command> {
+    /// How to start a replica's application. Its files go to `folder`, which is its own.
+    pub fn command(&self, service: Service, of: &Application<'_>) -> Result<Command> {
+        let version = format!("v{}", of.version);
         match (service, &self.nginx) {
-            (Service::Catalogue, Some(nginx)) => nginx_command(nginx, address, folder),
-            (Service::Authentication, _) => {
-                let mut command = script(self.grpc.as_deref(), folder, AUTHENTICATION)?;
-                command.arg(address.to_string());
+            (Service::Catalogue, Some(nginx)) => nginx_command(nginx, of),
+            (Service::Frontend, _) => {
+                let mut command = self.script(of.folder, FRONTEND)?;
+                command.arg(of.address.to_string()).arg(version);
+                for called in Service::CALLED {
+                    let way = SocketAddr::from((of.address.ip(), called.way_port()));
+                    command.arg(way.to_string());
+                }
                 Ok(command)
             }
             _ => {
-                let mut command = script(self.python.as_deref(), folder, SHOP)?;
-                command.arg(address.to_string()).arg(service.name());
+                let mut command = self.script(of.folder, SHOP)?;
+                command.arg(service.name());
+                command.arg(of.address.to_string()).arg(version);
                 Ok(command)
             }
         }
     }
+
+    fn script(&self, folder: &Path, text: &str) -> Result<Command> {
+        let path = folder.join("server.py");
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        let mut command = Command::new(&self.python);
+        command.arg(path);
+        Ok(command)
+    }
 }
 
-fn script(python: Option<&Path>, folder: &Path, text: &str) -> Result<Command> {
-    let python = python.context("a service without its Python is not among the demo's services")?;
-    let path = folder.join("server.py");
-    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-    let mut command = Command::new(python);
-    command.arg(path);
-    Ok(command)
+/// One replica's application.
+#[derive(Debug)]
+pub struct Application<'a> {
+    pub address: SocketAddr,
+    pub version: u32,
+    pub folder: &'a Path,
 }
 
 /// One process (no master), so that SIGKILL leaves no worker behind that still answers.
-fn nginx_command(nginx: &Path, address: SocketAddr, folder: &Path) -> Result<Command> {
+fn nginx_command(nginx: &Path, of: &Application<'_>) -> Result<Command> {
+    let (address, version) = (of.address, of.version);
     let text = format!(
         r#"daemon off;
 master_process off;
@@ -152,31 +163,36 @@ http {{
     default_type application/json;
     server {{
         listen {address};
+        add_header shop-version catalogue=v{version};
         location = /health {{ return 200 "ok\n"; }}
-        location = /catalogue {{ return 200 '{{"item":$arg_item,"in_stock":true}}\n'; }}
+        location = /item {{ return 200 '{{"item": $arg_id, "in_stock": true}}\n'; }}
     }}
 }}
 "#
     );
-    let path = folder.join("nginx.conf");
+    let path = of.folder.join("nginx.conf");
     fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     let mut command = Command::new(nginx);
-    command
-        .arg("-p")
-        .arg(folder)
-        .arg("-c")
-        .arg(path)
-        .arg("-e")
-        .arg("stderr");
+    command.arg("-p").arg(of.folder).arg("-c").arg(path);
+    command.arg("-e").arg("stderr");
     Ok(command)
 }
 
-/// The Python that `make test` made, if this is a working copy.
-fn venv_python() -> Option<PathBuf> {
-    let path = PathBuf::from("target/venv/bin/python");
-    path.is_file()
-        .then(|| std::path::absolute(path).ok())
-        .flatten()
+/// The binary that was asked for, or the one beside this program.
+fn beside(weft: &Path, name: &str, (flag, asked): (&str, Option<&Path>)) -> Result<PathBuf> {
+    if let Some(path) = asked {
+        return path
+            .canonicalize()
+            .with_context(|| format!("finding {} ({flag})", path.display()));
+    }
+    let path = weft.with_file_name(name);
+    if !path.is_file() {
+        bail!(
+            "there is no {name} beside {}: build it (cargo build --release -p {name}, which `make demo` does) or name one by {flag}",
+            weft.display()
+        );
+    }
+    Ok(path)
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
@@ -198,4 +214,9 @@ fn runs(python: &Path, code: &str) -> bool {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// The address of an application.
+pub fn application(address: std::net::Ipv4Addr) -> SocketAddr {
+    (address, APPLICATION_PORT).into()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::board::{BackendRow, Event, LaneTally, State, Tone};
+use super::board::{ActRow, Event, LaneTally, Life, ReplicaRow, ServiceRow, State, Tone};
 use super::screen::millis;
 
 /// How it ended.
@@ -68,15 +68,15 @@ pub struct Line<'a> {
     sent: u64,
     lost: u64,
     answered: u64,
-    /// Tried on another backend by the proxy.
+    /// Tries that the callers' sidecars made elsewhere.
     retried: u64,
-    reloads: u64,
-    reloads_refused: u64,
     seconds: f64,
     result: &'static str,
     error: Option<&'a str>,
+    acts: Vec<Value>,
     clients: Vec<Value>,
-    backends: Vec<Value>,
+    services: Vec<Value>,
+    replicas: Vec<Value>,
     events: Vec<Value>,
 }
 
@@ -90,16 +90,24 @@ pub fn line<'a>(state: &State, end: &'a End, length: Duration) -> Line<'a> {
         sent: state.sent(),
         lost: state.lost(),
         answered: state.answered(),
-        retried: state.proxy.retries,
-        reloads: state.proxy.reloads,
-        reloads_refused: state.proxy.reloads_refused,
+        retried: state.retries,
         seconds: rounded(length),
         result,
         error,
+        acts: state.acts.iter().map(act).collect(),
         clients: state.lanes.iter().map(client).collect(),
-        backends: state.backends.iter().map(backend).collect(),
+        services: state.services.iter().map(service).collect(),
+        replicas: state.replicas.iter().map(replica).collect(),
         events: state.events.iter().map(event).collect(),
     }
+}
+
+fn act(row: &ActRow) -> Value {
+    json!({
+        "act": row.act.name(),
+        "begun": row.begun.map(rounded),
+        "ended": row.ended.map(rounded),
+    })
 }
 
 fn client(lane: &LaneTally) -> Value {
@@ -115,13 +123,37 @@ fn client(lane: &LaneTally) -> Value {
     })
 }
 
-fn backend(row: &BackendRow) -> Value {
+/// As its callers' sidecars saw it, but for the last quarter of a second of a caller that left.
+fn service(row: &ServiceRow) -> Value {
+    let millis = |share| {
+        let value = row.durations.quantile(share);
+        value.map(|value| value.as_micros() as f64 / 1000.0)
+    };
+    let versions = row.versions.iter();
+    let versions = versions.map(|(version, (count, _))| (format!("v{version}"), json!(count)));
+    json!({
+        "service": row.service.name(),
+        "answered": row.served,
+        "failed": row.failed,
+        "p50_ms": millis(0.5),
+        "p99_ms": millis(0.99),
+        "versions": versions.collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+fn replica(row: &ReplicaRow) -> Value {
     json!({
         "name": row.name,
-        "program": row.program,
+        "version": format!("v{}", row.version),
         "address": row.address.to_string(),
-        "pid": row.pid,
         "requests": row.served,
+        "life": match row.life {
+            Life::Starting => "starting",
+            Life::Serving => "serving",
+            Life::Leaving => "leaving",
+            Life::Killed => "killed",
+            Life::Gone => "left",
+        },
     })
 }
 

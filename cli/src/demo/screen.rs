@@ -4,15 +4,12 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::board::{BackendRow, Board, Event, Life, State, Tone};
-use super::metrics::Rotation;
+use super::board::{ActRow, Board, Event, Life, ReplicaRow, ServiceRow, State, Tone};
 
 /// Events shown on however low a screen; the tables give way.
 const EVENTS_MIN: usize = 4;
-/// Rows of a screen with room for twice the backends, which a rollout has.
-const TALL: usize = 32;
-/// A backend that is gone stays in the table for this long.
-const GONE_SHOWN: Duration = Duration::from_secs(3);
+/// An application that was killed stays in the table for this long.
+const KILLED_SHOWN: Duration = Duration::from_secs(3);
 
 const BOLD: &str = "1";
 const DIM: &str = "2";
@@ -110,16 +107,16 @@ fn new_lines(told: &mut usize, second: &mut u64, board: &Board) -> Vec<String> {
     *told = state.events.len();
     if now.as_secs() > *second && !state.lanes.is_empty() {
         *second = now.as_secs();
-        let serving = state
-            .backends
-            .iter()
-            .filter(|row| row.life == Life::Serving);
-        let rates = serving.map(|row| {
-            let success = row
-                .window
-                .success(now)
-                .map_or(String::new(), |success| format!(" {:.0}%", success * 100.0));
-            format!("{} {:.0}/s{success}", row.name, row.window.rate(now))
+        let rates = state.services.iter().map(|row| {
+            let cell = |share| row.quantile(share).map_or("-".to_owned(), millis);
+            let (name, rate) = (row.service.name(), row.window.rate(now));
+            let (_, success) = success_cell(row.window.success(now));
+            format!(
+                "{name} {rate:.0}/s {} p50 {} p99 {}",
+                success.trim(),
+                cell(0.5),
+                cell(0.99)
+            )
         });
         let rates = rates.collect::<Vec<_>>().join(", ");
         lines.push(format!(
@@ -146,18 +143,19 @@ pub fn render(frame: &Frame, state: &State, now: Duration) -> Vec<String> {
         length / 60,
         length % 60
     );
-    let memory = mib(state.proxy.resident_bytes);
-    let proxy = format!("  weft-proxy pid {}, {memory:.1} MiB", state.proxy.pid);
+    let memory = format!("  {:.1} MiB a sidecar", mib(state.resident_bytes));
     let mut lines = vec![
         paint.line(&[
             (BOLD, "Weft demo".to_owned()),
             (DIM, times),
             (CYAN, frame.url.clone()),
-            ("", proxy),
+            (DIM, memory),
         ]),
+        acts(&paint, state),
+        paint.line(&[(DIM, "now: ".to_owned()), (BOLD, state.doing.clone())]),
         String::new(),
     ];
-    lines.extend(backends(&paint, state, now, frame.height >= TALL));
+    services(&paint, state, now, &mut lines);
     lines.push(String::new());
     clients(&paint, state, now, &mut lines);
     lines.push(String::new());
@@ -170,19 +168,82 @@ pub fn render(frame: &Frame, state: &State, now: Duration) -> Vec<String> {
     lines
 }
 
-/// `tall`: there is room for those that are leaving, too.
-fn backends(paint: &Paint, state: &State, now: Duration, tall: bool) -> Vec<String> {
+/// The timeline: what is done, what is being done, what will be.
+fn acts(paint: &Paint, state: &State) -> String {
+    let piece = |row: &ActRow| {
+        let (tone, mark) = match (row.begun, row.ended) {
+            (_, Some(_)) => (GREEN, '✓'),
+            (Some(_), None) => (YELLOW, '▸'),
+            (None, None) => (DIM, ' '),
+        };
+        (tone, format!("{mark}{} ", row.act.name()))
+    };
+    paint.line(&state.acts.iter().map(piece).collect::<Vec<_>>())
+}
+
+fn services(paint: &Paint, state: &State, now: Duration, lines: &mut Vec<String>) {
     let header = format!(
-        "{:<15}{:<12}{:<6}{:>7}{:>8}{:>8}{:>8}  {}",
-        "BACKEND", "PROGRAM", "PORT", "RATE", "SUCCESS", "P50", "P99", "ROTATION"
+        "{:<15}{:>7}{:>8}{:>9}{:>9}  {:<14} {}",
+        "SERVICE", "RATE", "SUCCESS", "P50", "P99", "VERSIONS", "REPLICAS"
     );
-    let mut lines = vec![paint.line(&[(DIM, header)])];
-    let rows = state.backends.iter().filter(|row| match tall {
-        true => shown(row, now),
-        false => !matches!(row.life, Life::Gone | Life::Leaving),
-    });
-    lines.extend(rows.map(|row| backend(paint, row, now)));
-    lines
+    lines.push(paint.line(&[(DIM, header)]));
+    for row in &state.services {
+        let cell = |share| row.quantile(share).map_or("-".to_owned(), millis);
+        let mut pieces = vec![
+            (
+                "",
+                format!("{:<15}{:>5.0}/s", row.service.name(), row.window.rate(now)),
+            ),
+            success_cell(row.window.success(now)),
+            ("", format!("{:>9}{:>9}", cell(0.5), cell(0.99))),
+            ("", format!("  {:<14}", versions(row, now))),
+        ];
+        let replicas = state
+            .replicas
+            .iter()
+            .filter(|replica| replica.service == row.service);
+        pieces.extend(replicas.filter(|replica| shown(replica, now)).map(replica));
+        lines.push(paint.line(&pieces));
+    }
+}
+
+/// Which version has how much of the answers.
+fn versions(row: &ServiceRow, now: Duration) -> String {
+    let rates = row
+        .versions
+        .iter()
+        .map(|(version, (_, window))| (*version, window.rate(now)));
+    let rates: Vec<(u32, f64)> = rates.filter(|(_, rate)| *rate > 0.0).collect();
+    let all: f64 = rates.iter().map(|(_, rate)| rate).sum();
+    let shares = rates
+        .iter()
+        .map(|(version, rate)| format!("v{version} {:.0}%", rate / all * 100.0));
+    shares.collect::<Vec<_>>().join(" ")
+}
+
+/// Its number, and a mark unless it just serves.
+fn replica(row: &ReplicaRow) -> (&'static str, String) {
+    let (tone, mark) = match row.life {
+        Life::Serving => (GREEN, ""),
+        Life::Starting => (YELLOW, "+"),
+        Life::Leaving => (YELLOW, "-"),
+        Life::Killed => (RED, "†"),
+        Life::Gone => (DIM, ""),
+    };
+    let number = row
+        .name
+        .strip_prefix(row.service.name())
+        .unwrap_or(&row.name);
+    (tone, format!(" {}{mark}", number.trim_start_matches('-')))
+}
+
+fn shown(row: &ReplicaRow, now: Duration) -> bool {
+    let lately = |ended| now.saturating_sub(ended) < KILLED_SHOWN;
+    match row.life {
+        Life::Gone => false,
+        Life::Killed => row.ended.is_some_and(lately),
+        Life::Starting | Life::Serving | Life::Leaving => true,
+    }
 }
 
 fn clients(paint: &Paint, state: &State, now: Duration, lines: &mut Vec<String>) {
@@ -205,7 +266,7 @@ fn clients(paint: &Paint, state: &State, now: Duration, lines: &mut Vec<String>)
             lost_cell(lane.lost),
         ]));
     }
-    let retried = format!("tried elsewhere: {}", state.proxy.retries);
+    let retried = format!("tried elsewhere: {}", state.retries);
     lines.push(paint.line(&[
         (
             BOLD,
@@ -214,47 +275,6 @@ fn clients(paint: &Paint, state: &State, now: Duration, lines: &mut Vec<String>)
         (DIM, format!("{retried:>24}")),
         lost_cell(state.lost()),
     ]));
-}
-
-fn backend(paint: &Paint, row: &BackendRow, now: Duration) -> String {
-    let (tone, rotation) = match (row.life, row.rotation) {
-        (Life::Starting, _) => (YELLOW, "starting"),
-        (Life::Killed, _) => (RED, "out, killed"),
-        (Life::Leaving, _) => (YELLOW, "out, draining"),
-        (Life::Gone, _) => (DIM, "out, replaced"),
-        (Life::Serving, Some(Rotation::In)) => (GREEN, "in"),
-        (Life::Serving, Some(Rotation::Unhealthy)) => (RED, "out, unhealthy"),
-        (Life::Serving, Some(Rotation::Ejected)) => (RED, "out, ejected"),
-        (Life::Serving, Some(Rotation::Out)) => (RED, "out"),
-        (Life::Serving, None) => (YELLOW, "not yet"),
-    };
-    let dim = if matches!(row.life, Life::Killed | Life::Gone) {
-        DIM
-    } else {
-        ""
-    };
-    paint.line(&[
-        (
-            dim,
-            format!(
-                "{:<15}{:<12}{:<6}{:>5.0}/s",
-                row.name,
-                row.program,
-                row.address.port(),
-                row.window.rate(now)
-            ),
-        ),
-        success_cell(row.window.success(now)),
-        (dim, latencies(&row.window, now)),
-        (tone, format!("  {rotation}")),
-    ])
-}
-
-fn shown(row: &BackendRow, now: Duration) -> bool {
-    row.life != Life::Gone
-        || row
-            .ended
-            .is_some_and(|ended| now.saturating_sub(ended) < GONE_SHOWN)
 }
 
 fn success_cell(success: Option<f64>) -> (&'static str, String) {
@@ -331,6 +351,7 @@ impl Paint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::programs::Service;
 
     fn frame(color: bool, width: usize) -> Frame {
         Frame {
@@ -344,24 +365,23 @@ mod tests {
 
     fn state() -> State {
         let mut state = State::default();
-        // In the middle of a rollout: twice six backends.
-        for port in 0..12 {
-            state.backends.push(BackendRow {
-                name: "authentication".to_owned(),
-                program: "Python HTTP",
-                address: ([127, 0, 0, 1], 18_082 + port).into(),
-                pid: 7,
-                life: if port % 2 == 0 {
+        // In the middle of a rollout.
+        for number in 0..12 {
+            state.replicas.push(ReplicaRow {
+                service: Service::Catalogue,
+                name: format!("catalogue-{number}"),
+                version: 1 + number % 2,
+                address: ([127, 33, 0, 1], 8080).into(),
+                life: if number % 2 == 0 {
                     Life::Serving
                 } else {
                     Life::Leaving
                 },
                 ended: None,
-                rotation: Some(Rotation::In),
                 served: 0,
-                window: Default::default(),
             });
         }
+        state.doing = "something ".repeat(30);
         for second in 0..40 {
             let at = Duration::from_secs(second);
             state.events.push(Event {
@@ -390,7 +410,8 @@ mod tests {
         let plain = render(&frame(false, 100), &state(), Duration::from_secs(1)).concat();
         assert!(!plain.contains('\x1b'), "{plain}");
         let painted = render(&frame(true, 100), &state(), Duration::from_secs(1)).concat();
-        assert!(painted.contains("\x1b[32m  in\x1b[0m"), "{painted}");
+        assert!(painted.contains("\x1b[32m 0\x1b[0m"), "{painted}");
+        assert!(painted.contains("\x1b[33m 1-\x1b[0m"), "{painted}");
     }
 
     #[test]

@@ -1,70 +1,89 @@
 //! What happens during the demo, and when. The moments are shares of its
-//! length; a step that takes longer than its share moves the later ones.
+//! length; an act that takes longer than its share moves the later ones.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::time::sleep;
 
-use super::board::{Board, Tone};
+use super::board::Board;
 use super::stage::Stage;
 
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Kill,
-    Revive,
-    ReplaceAll,
+/// One act. A closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    Stranger,
+    RollOut,
+    ScaleOut,
+    Canary,
+    Crash,
+    ScaleIn,
+    Outage,
     HandOver,
-    Spoil,
+    Mistake,
 }
 
-/// The backend that is killed: one of those that only get GETs.
-const VICTIM: &str = "catalogue-2";
+impl Act {
+    /// In their order.
+    pub const ALL: [Self; 9] = [
+        Self::Stranger,
+        Self::RollOut,
+        Self::ScaleOut,
+        Self::Canary,
+        Self::Crash,
+        Self::ScaleIn,
+        Self::Outage,
+        Self::HandOver,
+        Self::Mistake,
+    ];
 
-/// Each step, not before this share of the demo's length.
-const STEPS: [(f64, Step); 5] = [
-    (0.10, Step::Kill),
-    (0.24, Step::Revive),
-    (0.34, Step::ReplaceAll),
-    (0.70, Step::HandOver),
-    (0.86, Step::Spoil),
-];
+    /// For a script and for the screen.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stranger => "policy",
+            Self::RollOut => "rollout",
+            Self::ScaleOut => "scale out",
+            Self::Canary => "canary",
+            Self::Crash => "crash",
+            Self::ScaleIn => "scale in",
+            Self::Outage => "outage",
+            Self::HandOver => "gateway",
+            Self::Mistake => "mistake",
+        }
+    }
 
-/// Between taking a backend out of the configuration and its SIGTERM: what it was given is answered meanwhile.
-const DRAIN_SHARE: f64 = 0.02;
-const DRAIN_MIN: Duration = Duration::from_millis(300);
-const DRAIN_MAX: Duration = Duration::from_secs(2);
+    /// It begins not before this share of the demo's length.
+    fn begins(self) -> f64 {
+        match self {
+            Self::Stranger => 0.03,
+            Self::RollOut => 0.06,
+            Self::ScaleOut => 0.44,
+            Self::Canary => 0.50,
+            Self::Crash => 0.64,
+            Self::ScaleIn => 0.72,
+            Self::Outage => 0.78,
+            Self::HandOver => 0.90,
+            Self::Mistake => 0.95,
+        }
+    }
+}
 
-/// Performs all steps and waits for the end of `length`.
+/// For those who watch, between two steps of an act.
+const PAUSE_SHARE: f64 = 0.03;
+const PAUSE_MIN: Duration = Duration::from_millis(300);
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// Performs all acts and waits for the end of `length`.
 pub async fn perform(stage: &mut Stage, board: &Arc<Board>, length: Duration) -> Result<()> {
     let started = board.now();
-    let drain = length.mul_f64(DRAIN_SHARE).clamp(DRAIN_MIN, DRAIN_MAX);
-    for (share, step) in STEPS {
-        wait_until(board, started + length.mul_f64(share)).await;
-        match step {
-            Step::Kill => stage.kill(VICTIM).await?,
-            Step::Revive => stage.revive(VICTIM).await?,
-            Step::ReplaceAll => {
-                let names = stage.names();
-                board.tell(
-                    Tone::Plain,
-                    format!(
-                        "rollout: all {} backends are replaced, one after the other",
-                        names.len()
-                    ),
-                );
-                for name in names {
-                    stage.replace(&name, drain).await?;
-                }
-                board.tell(
-                    Tone::Good,
-                    "rollout complete: none of the processes of the beginning is left",
-                );
-            }
-            Step::HandOver => stage.hand_over().await?,
-            Step::Spoil => stage.spoil(drain).await?,
-        }
+    let pause = length.mul_f64(PAUSE_SHARE).clamp(PAUSE_MIN, PAUSE_MAX);
+    for act in Act::ALL {
+        wait_until(board, started + length.mul_f64(act.begins())).await;
+        board.begin(act);
+        let done = stage.perform(act, pause).await;
+        done.with_context(|| format!("the act \"{}\"", act.name()))?;
+        board.end(act);
     }
     wait_until(board, started + length).await;
     Ok(())

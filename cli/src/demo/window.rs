@@ -9,6 +9,8 @@ use std::time::Duration;
 const SLOT: Duration = Duration::from_millis(500);
 /// Slots that are kept besides the one that is still being filled.
 const SLOTS: usize = 6;
+/// How far back a window reaches.
+pub const SPAN: Duration = Duration::from_millis(3000);
 /// Latencies kept of one slot; a faster load is sampled by its first ones.
 const LATENCIES_MAX: usize = 4096;
 

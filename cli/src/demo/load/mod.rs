@@ -21,13 +21,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::board::Board;
+use super::programs::Service;
 pub use http1::Http1;
 pub use lane::Lane;
 
 /// No answer of the demo's programs, nor a page of metrics, is longer; a longer one is cut and so lost.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// A request without its answer after this is lost.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The timer is this coarse: what it adds to a latency is not the proxy's.
 const TIMER_SLACK: Duration = Duration::from_millis(2);
 /// Requests of one lane under way; the next is lost at once (at 300 a second it takes a stall of seconds).
@@ -41,6 +42,9 @@ pub struct Answer {
     pub headers: HeaderMap,
     pub body: Bytes,
 }
+
+/// Who answered: a service and its version.
+pub type Version = (Service, u32);
 
 /// Why a request counts as lost.
 #[derive(Debug, PartialEq, Eq)]
@@ -146,9 +150,9 @@ impl Ticker {
         under_way.spawn(async move {
             let outcome = timeout(ANSWER_TIMEOUT, lane.request(number)).await;
             match outcome {
-                Ok(Ok(())) => board.answered(index, begun.elapsed()),
+                Ok(Ok(by)) => board.answered(index, begun.elapsed(), &by),
                 Ok(Err(loss)) => board.lost(index, number, &loss),
-                Err(_) => board.lost(index, number, &Loss::new("no answer within 5 s")),
+                Err(_) => board.lost(index, number, &Loss::new("no answer within 15 s")),
             }
         });
     }
