@@ -64,6 +64,13 @@ pub struct Condition {
     pub status: bool,
     pub reason: String,
     pub message: String,
+    /// The `metadata.generation` that this is said of; 0: the object has none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub observed_generation: i64,
+}
+
+fn is_zero(generation: &i64) -> bool {
+    *generation == 0
 }
 
 /// A connected proxy.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use weft_config::compile::timestamp::Timestamp;
 use weft_config::wire;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,49 +22,93 @@ impl fmt::Display for Key {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Object {
     pub namespace: String,
     pub name: String,
-    /// RFC 3339; empty: unknown, and younger than all others.
-    pub created: String,
+    /// Unknown: younger than all others.
+    pub created: Option<Timestamp>,
+    /// `metadata.generation`; 0: none.
+    pub generation: i64,
     pub spec: Spec,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Spec {
+    Namespace,
     Service(Service),
     Slice(Slice),
     Pod(Pod),
     Route(Route),
+    ReferenceGrant(ReferenceGrant),
     Authorization(AuthorizationPolicy),
     Workload(WorkloadPolicy),
     Traffic(Box<TrafficPolicy>),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Service {
     pub addresses: Vec<IpAddr>,
     pub headless: bool,
+    /// ExternalName: a name for something outside.
     pub external: bool,
+    /// Endpoints count before they are ready, too.
+    pub publish_not_ready: bool,
+    /// The first of its IP families.
+    pub prefers_ipv6: bool,
     pub ports: Vec<ServicePort>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServicePort {
     pub name: String,
     pub port: u16,
+    /// `http`, `http2`, `tls`, `tcp`, or empty: detected.
     pub protocol: String,
+    /// Its appProtocol is one of Kubernetes' that nobody here knows.
+    pub unknown_protocol: bool,
 }
 
-#[derive(Clone, Debug, Default)]
+impl ServicePort {
+    /// Why routes cannot have it as a backend.
+    pub fn unsupported(&self) -> Option<&'static str> {
+        self.unknown_protocol.then_some("UnsupportedProtocol")
+    }
+}
+
+/// Read, and needed by nothing yet: routes of a mesh may name Services and
+/// backends of other namespaces without one (GEP-1294).
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReferenceGrant {
+    pub from: Vec<GrantFrom>,
+    pub to: Vec<GrantTo>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GrantFrom {
+    pub group: String,
+    pub kind: String,
+    pub namespace: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GrantTo {
+    pub group: String,
+    pub kind: String,
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Slice {
     pub service: String,
     pub ports: Vec<(String, u16)>,
     pub endpoints: Vec<SliceEndpoint>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SliceEndpoint {
     pub addresses: Vec<IpAddr>,
     pub ready: bool,
@@ -74,7 +119,7 @@ pub struct SliceEndpoint {
     pub pod: Option<(String, String)>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
     pub uid: String,
     pub account: String,
@@ -84,7 +129,7 @@ pub struct Pod {
     pub inbound: Option<String>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub parents: Vec<ParentRef>,
     /// Backends are named `namespace/name:port`.
@@ -116,14 +161,14 @@ fn gateway() -> String {
 }
 
 /// A workload's pods, by their labels.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
     #[serde(default)]
     pub match_labels: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetRef {
     #[serde(default)]
@@ -134,7 +179,7 @@ pub struct TargetRef {
 
 /// Who may do what to workloads of its namespace: those that `selector` or
 /// `targetRefs` (Services) name, or all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AuthorizationPolicy {
     pub targets: Vec<TargetRef>,
     pub selector: Option<Selector>,
@@ -142,7 +187,7 @@ pub struct AuthorizationPolicy {
 }
 
 /// What holds for workloads of its namespace: those that `selector` names, or all.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WorkloadPolicy {
     pub selector: Option<Selector>,
@@ -177,7 +222,7 @@ pub enum UnknownDestination {
     Refuse,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMtls {
     pub port: u16,
@@ -186,20 +231,49 @@ pub struct PortMtls {
 
 /// How Services of its namespace are called: fields of a Service of the proxy's
 /// configuration (balancer, outlierDetection, limits, …).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TrafficPolicy {
     pub targets: Vec<TargetRef>,
     pub service: wire::Service,
 }
 
+impl WorkloadPolicy {
+    /// The first field that both set, to different values.
+    pub fn contradicts(&self, other: &Self) -> Option<String> {
+        fn differ<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
+            a.is_some() && b.is_some() && a != b
+        }
+        let port = self.ports.iter().find(|own| {
+            let mut theirs = other.ports.iter();
+            theirs.any(|of| of.port == own.port && of.mtls != own.mtls)
+        });
+        if differ(&self.mtls, &other.mtls) {
+            Some("mtls".to_owned())
+        } else if differ(&self.default_action, &other.default_action) {
+            Some("defaultAction".to_owned())
+        } else if differ(&self.unknown_destination, &other.unknown_destination) {
+            Some("unknownDestination".to_owned())
+        } else {
+            port.map(|of| format!("mtls of port {}", of.port))
+        }
+    }
+}
+
 impl Object {
+    /// Sorts the oldest first.
+    pub fn age(&self) -> (bool, Option<Timestamp>) {
+        (self.created.is_none(), self.created)
+    }
+
     pub fn key(&self) -> Key {
         Key {
             kind: match &self.spec {
+                Spec::Namespace => "Namespace",
                 Spec::Service(_) => "Service",
                 Spec::Slice(_) => "EndpointSlice",
                 Spec::Pod(_) => "Pod",
                 Spec::Route(route) => route_kind(route.wire.kind()),
+                Spec::ReferenceGrant(_) => "ReferenceGrant",
                 Spec::Authorization(_) => "AuthorizationPolicy",
                 Spec::Workload(_) => "WorkloadPolicy",
                 Spec::Traffic(_) => "TrafficPolicy",

@@ -13,9 +13,13 @@ use weft_config::wire::SignRequest;
 async fn every_metric_is_documented_and_no_other() {
     let controller = Controller::start(&[]).await;
     controller.manifest("web.yaml", &service("web", "10.96.0.1", &["10.1.0.1"]));
+    // Who has said nothing yet is behind.
+    let svid = controller.svid("web", "uid-1").await;
+    let link = connect(&controller, Some(&svid)).await.unwrap();
+    let _silent = Deltas::open(link).await.unwrap();
     let page = eventually("objects", async || {
         let page = controller.page("/metrics").await;
-        page.contains("kind=\"Service\"").then_some(page)
+        (page.contains("kind=\"Service\"") && page.contains("workload=\"uid-1\"")).then_some(page)
     })
     .await;
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/mesh.md");

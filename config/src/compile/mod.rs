@@ -21,7 +21,7 @@ mod route;
 mod rule;
 mod service;
 mod settings;
-mod timestamp;
+pub mod timestamp;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

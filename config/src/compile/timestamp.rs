@@ -1,14 +1,14 @@
-//! RFC 3339 instants, only to tell which of two routes is older.
+//! RFC 3339 instants, only to tell which of two objects is older.
 
 /// Seconds since 1970 and nanoseconds, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Timestamp {
+pub struct Timestamp {
     seconds: i64,
     nanoseconds: u32,
 }
 
 /// Reads `2026-07-01T12:00:00Z`, with an optional fraction and offset.
-pub(super) fn parse(text: &str) -> Option<Timestamp> {
+pub fn parse(text: &str) -> Option<Timestamp> {
     if !text.is_ascii() {
         return None;
     }

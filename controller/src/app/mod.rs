@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::ca::{Ca, token};
 use crate::discovery::hub::Hub;
 use crate::discovery::serve;
-use crate::source::directory::{Directory, POLL_INTERVAL};
+use crate::source::follow::Follower;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -83,13 +83,8 @@ async fn serve_all(args: &Args) -> anyhow::Result<()> {
     let ca = Ca::open(&args.ca_dir, &args.trust_domain, life)?;
     let tokens = token::Verifier::open(&args.ca_dir)?;
     let hub = Arc::new(Hub::new(ca, tokens));
-    let mut directory = Directory::new(&args.manifests);
-    directory.refresh();
-    let (objects, errors) = directory.objects();
-    for error in &errors {
-        tracing::error!(file = %error.file, document = error.document, object = %error.object, field = %error.field, "{}", error.message);
-    }
-    hub.update(objects, errors);
+    let (follower, changes, errors) = Follower::open(&args.manifests);
+    hub.update(changes, errors);
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("--listen {}", args.listen))?;
@@ -108,7 +103,7 @@ async fn serve_all(args: &Args) -> anyhow::Result<()> {
     tokio::select! {
         ended = serve::run(listener, Arc::clone(&hub), Arc::clone(&tls)) => ended?,
         () = admin::serve(admin, Arc::clone(&hub)) => {}
-        () = follow(directory, Arc::clone(&hub)) => {}
+        () = follow(follower, Arc::clone(&hub)) => {}
         () = renew(Arc::clone(&hub), tls) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -118,19 +113,10 @@ async fn serve_all(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Takes up what changes in the directory.
-async fn follow(mut directory: Directory, hub: Arc<Hub>) {
-    let mut told = Vec::new();
+async fn follow(mut follower: Follower, hub: Arc<Hub>) {
     loop {
-        tokio::time::sleep(POLL_INTERVAL).await;
-        if !directory.refresh() {
-            continue;
-        }
-        let (objects, errors) = directory.objects();
-        for error in errors.iter().filter(|error| !told.contains(*error)) {
-            tracing::error!(file = %error.file, document = error.document, object = %error.object, field = %error.field, "{}", error.message);
-        }
-        told.clone_from(&errors);
-        hub.update(objects, errors);
+        let (changes, errors) = follower.next().await;
+        hub.update(changes, errors);
     }
 }
 
@@ -146,6 +132,7 @@ async fn renew(hub: Arc<Hub>, tls: Arc<ArcSwap<rustls::ServerConfig>>) {
                 false
             }
         };
+        hub.sweep();
         if !changed && since.elapsed() < serve::RENEW_INTERVAL {
             continue;
         }

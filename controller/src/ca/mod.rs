@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `ca.crt`, `ca.key` | signs; made at the first start |
 //! | `bundle.pem` | further roots that are trusted, where it exists |
+//! | `crl.pem` | revocation lists, where it exists |
 //! | `token.key` | signs join tokens; made at the first start |
 //! | `trust.pem` | written here: all trusted roots, for who has yet to be told |
 //!
@@ -16,6 +17,7 @@
 //! **Invariant:** only a key and nothing else is taken from a request to sign;
 //! the identity comes from its proof.
 
+pub mod revocation;
 pub mod token;
 
 use std::io::Write as _;
@@ -35,6 +37,8 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use weft_config::spiffe::{SpiffeId, workload_name};
 use weft_config::wire;
+
+use revocation::Revocations;
 
 /// A request to sign that is larger is none.
 pub const CSR_BYTES_MAX: usize = 16 * 1024;
@@ -70,6 +74,7 @@ pub struct Authority {
     chain: Vec<CertificateDer<'static>>,
     /// All that is trusted; the signing one first.
     pub roots: Vec<CertificateDer<'static>>,
+    pub revocations: Revocations,
 }
 
 impl std::fmt::Debug for Authority {
@@ -149,7 +154,12 @@ impl Ca {
         wire::TrustBundle {
             trust_domain: self.trust_domain.clone(),
             roots: current.roots.iter().map(|root| root.to_vec()).collect(),
-            revocations: Vec::new(),
+            revocations: current
+                .revocations
+                .lists
+                .iter()
+                .map(|list| list.to_vec())
+                .collect(),
             signing_root: current
                 .roots
                 .first()
@@ -238,7 +248,7 @@ pub fn subject_and_end(certificate: &CertificateDer<'_>) -> (String, u64) {
 }
 
 fn stamps(directory: &Path) -> Vec<Option<SystemTime>> {
-    ["ca.crt", "ca.key", "bundle.pem"]
+    ["ca.crt", "ca.key", "bundle.pem", "crl.pem"]
         .iter()
         .map(|name| {
             let metadata = std::fs::metadata(directory.join(name));
@@ -294,10 +304,13 @@ fn read(directory: &Path) -> Result<Authority, CaError> {
             }
         }
     }
+    let issuers: Vec<_> = chain.iter().chain(&roots).cloned().collect();
+    let revocations = Revocations::read(&directory.join("crl.pem"), &issuers)?;
     Ok(Authority {
         issuer,
         chain: links,
         roots,
+        revocations,
     })
 }
 

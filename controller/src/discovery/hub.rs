@@ -1,8 +1,10 @@
-//! What all streams share: the present view, who is connected and how far each
-//! has come, who is leaving.
+//! What all streams share: the index, who is connected and how far each has come.
 //!
-//! **Invariant:** a revision grows with every change of the view, and a proxy has
-//! acknowledged one only when nothing that was sent up to it is unanswered.
+//! A change wakes only the streams that want what it touches. A proxy without
+//! anything to come has acknowledged the present revision, without being asked.
+//!
+//! **Invariant:** a proxy has acknowledged a revision only when all that concerns
+//! it, up to that one, has been sent and answered.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,24 +14,29 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::{Notify, watch};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::Notify;
 use tonic::Status;
 use weft_config::status::{ProxyStatus, SourceError};
 use weft_config::wire::LeaveResponse;
 
+use super::limits::{Admission, Held, Rates, Tally};
 use super::sign::SignError;
 use super::{Caller, serve, stream};
 use crate::ca::{Ca, subject_and_end, token};
-use crate::index::{Objects, View};
+use crate::index::{Change, Index, Touched, Type};
 use crate::metrics::{Metrics, Values};
 
 /// Connected proxies.
 pub const PROXIES_MAX: usize = 20_000;
-/// Certificates signed in a second.
-const SIGNS_PER_SECOND_MAX: u32 = 200;
+/// Streams of one workload: that of its proxy, of the one that replaces it, and some
+/// that have yet to be noticed as dead.
+const STREAMS_OF_WORKLOAD_MAX: usize = 8;
+/// Streams of one identity.
+const STREAMS_OF_IDENTITY_MAX: usize = PROXIES_MAX / 4;
 
 const VALUES: Values = Values {
-    types: &stream::TYPES,
+    types: &Type::NAMES,
     certificates: SignError::RESULTS,
     tokens: token::TokenError::REASONS,
     streams_refused: stream::REFUSALS,
@@ -59,45 +66,79 @@ impl Encoded {
     }
 }
 
-/// Names a resource: its type, its name and, for destinations, for whom.
-type Wanted = (String, String, String);
-
+/// Resources that a stream has to look at, and the first revision that they are of.
 #[derive(Debug, Default)]
+pub struct News {
+    pub names: Touched,
+    pub since: Option<u64>,
+}
+
+#[derive(Debug)]
 pub(super) struct State {
-    pub(super) objects: Objects,
+    pub(super) index: Index,
     pub(super) errors: Vec<SourceError>,
-    pub(super) view: Arc<View>,
     pub(super) revision: u64,
-    leaving: BTreeSet<String>,
     pub(super) proxies: BTreeMap<u64, Proxy>,
     next: u64,
-    /// Resources of this revision, encoded once for all who want them.
-    encoded: HashMap<Wanted, Encoded>,
-    signs: Option<(Instant, u32)>,
+    subscribers: HashMap<(Type, String), BTreeSet<u64>>,
+    /// Resources that were asked for, encoded once for all who want them; by the
+    /// namespace that they are for, where it matters.
+    encoded: HashMap<(Type, String), BTreeMap<String, Encoded>>,
 }
 
 impl State {
     /// Whether the caller's workload is its identity's, as far as is known: a token
     /// that names no workload lets its owner choose one.
     fn is_owner(&self, caller: &Caller) -> bool {
-        self.view.workload(&caller.workload).is_none_or(|workload| {
-            let of = (
-                workload.namespace.as_str(),
-                workload.service_account.as_str(),
-            );
-            of == (
-                caller.identity.namespace(),
-                caller.identity.service_account(),
-            )
-        })
+        self.index
+            .workload(&caller.workload)
+            .is_none_or(|workload| {
+                let of = (
+                    workload.namespace.as_str(),
+                    workload.service_account.as_str(),
+                );
+                of == (
+                    caller.identity.namespace(),
+                    caller.identity.service_account(),
+                )
+            })
+    }
+
+    /// Tells who wants them that resources are not what they were.
+    fn publish(&mut self, touched: Touched) {
+        self.revision += 1;
+        for name in touched {
+            self.encoded.remove(&name);
+            for id in self.subscribers.get(&name).into_iter().flatten() {
+                if let Some(proxy) = self.proxies.get_mut(id) {
+                    proxy.news.names.insert(name.clone());
+                    proxy.news.since.get_or_insert(self.revision);
+                    proxy.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    pub(super) fn acknowledged(&self, proxy: &Proxy) -> u64 {
+        let behind = [proxy.news.since, proxy.behind_since];
+        match behind.into_iter().flatten().min() {
+            Some(since) => since.saturating_sub(1),
+            None => self.revision,
+        }
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Proxy {
     pub(super) status: ProxyStatus,
-    /// Endpoints that it is subscribed to.
-    endpoints: BTreeSet<String>,
+    news: News,
+    /// The first revision of which its stream has something unsent or unanswered.
+    behind_since: Option<u64>,
+    wake: Arc<Notify>,
+    certificate: CertificateDer<'static>,
+    /// Why its stream has to end.
+    ended: Option<&'static str>,
+    _places: [Held; 2],
 }
 
 #[derive(Debug)]
@@ -108,123 +149,173 @@ pub struct Hub {
     /// When our own certificate ends; seconds since the Unix epoch.
     pub own_expires: AtomicU64,
     pub(super) state: Mutex<State>,
-    revision: watch::Sender<u64>,
+    rates: Mutex<Rates>,
+    of_workload: Tally,
+    of_identity: Tally,
     /// Some proxy has acknowledged something, or has gone.
     acknowledged: Notify,
 }
 
 impl Hub {
     pub fn new(ca: Ca, tokens: token::Verifier) -> Self {
+        let state = State {
+            index: Index::new(&ca.trust_domain),
+            errors: Vec::new(),
+            revision: 0,
+            proxies: BTreeMap::new(),
+            next: 0,
+            subscribers: HashMap::new(),
+            encoded: HashMap::new(),
+        };
         Self {
             ca,
             tokens,
             metrics: Metrics::new(VALUES),
             own_expires: AtomicU64::new(0),
-            state: Mutex::default(),
-            revision: watch::Sender::new(0),
+            state: Mutex::new(state),
+            rates: Mutex::default(),
+            of_workload: Tally::new(STREAMS_OF_WORKLOAD_MAX),
+            of_identity: Tally::new(STREAMS_OF_IDENTITY_MAX),
             acknowledged: Notify::new(),
         }
     }
 
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.revision.subscribe()
-    }
-
-    /// Takes what the source has now.
-    pub fn update(&self, objects: Objects, errors: Vec<SourceError>) {
+    /// Takes up what the source has found.
+    pub fn update(&self, changes: Vec<Change>, errors: Vec<SourceError>) {
         let mut state = self.state.lock();
-        state.objects = objects;
         state.errors = errors;
-        let gone: BTreeSet<String> = {
-            let pods = state
-                .objects
-                .values()
-                .filter_map(|object| match &object.spec {
-                    crate::api::Spec::Pod(pod) => Some(pod.uid.clone()),
-                    _ => None,
-                });
-            let known: BTreeSet<String> = pods.collect();
-            state.leaving.difference(&known).cloned().collect()
-        };
-        state.leaving.retain(|uid| !gone.contains(uid));
-        self.rebuild(&mut state);
+        if changes.is_empty() {
+            return;
+        }
+        let begun = Instant::now();
+        let touched = state.index.apply(changes);
+        self.metrics
+            .index_seconds
+            .observe(begun.elapsed().as_secs_f64());
+        state.publish(touched);
     }
 
     /// The authority's files changed: the trust bundle may have.
     pub fn trust_changed(&self) {
-        self.rebuild(&mut self.state.lock());
-    }
-
-    fn rebuild(&self, state: &mut State) {
-        let begun = Instant::now();
-        let view = View::build(&self.ca.trust_domain, &state.objects, &state.leaving);
-        let took = begun.elapsed().as_secs_f64();
-        self.metrics.index_seconds.observe(took);
-        state.view = Arc::new(view);
-        state.revision += 1;
-        state.encoded.clear();
-        self.revision.send_replace(state.revision);
+        let bundle = (Type::TrustBundle, self.ca.trust_domain.clone());
+        self.state.lock().publish(Touched::from([bundle]));
     }
 
     /// The resource as of now; `None`: there is none.
-    pub fn resource(&self, type_url: &str, name: &str, caller: &Caller) -> Option<Encoded> {
+    pub fn resource(&self, kind: Type, name: &str, caller: &Caller) -> Option<Encoded> {
         let namespace = caller.identity.namespace();
         let mut state = self.state.lock();
-        let audience = match type_url.ends_with("Destination") {
-            true => namespace,
-            false => "",
-        };
-        let wanted = (type_url.to_owned(), name.to_owned(), audience.to_owned());
-        if type_url.ends_with(".Workload") && (name != caller.workload || !state.is_owner(caller)) {
+        if kind == Type::Workload && (name != caller.workload || !state.is_owner(caller)) {
             return None;
         }
-        if let Some(encoded) = state.encoded.get(&wanted) {
+        let audience = match kind {
+            Type::Destination => state.index.audience(namespace, name).to_owned(),
+            _ => String::new(),
+        };
+        let wanted = (kind, name.to_owned());
+        let known = state.encoded.get(&wanted);
+        if let Some(encoded) = known.and_then(|of| of.get(&audience)) {
             return Some(encoded.clone());
         }
-        let view = Arc::clone(&state.view);
-        let kind = type_url.rsplit('.').next().unwrap_or("");
+        let index = &state.index;
         let encoded = match kind {
-            "Destination" => view.destination(namespace, name).map(|of| Encoded::of(&of)),
-            "Service" => view.service(name).map(Encoded::of),
-            "Endpoints" => view.endpoints(name).map(Encoded::of),
-            "Workload" => view.workload(name).map(Encoded::of),
-            "TrustBundle" if name == self.ca.trust_domain => Some(Encoded::of(&self.ca.bundle())),
-            _ => None,
+            Type::Destination => index
+                .destination(namespace, name)
+                .map(|of| Encoded::of(&of)),
+            Type::Service => index.service(name).map(Encoded::of),
+            Type::Endpoints => index.endpoints(name).map(Encoded::of),
+            Type::Workload => index.workload(name).map(Encoded::of),
+            Type::TrustBundle => {
+                (name == self.ca.trust_domain).then(|| Encoded::of(&self.ca.bundle()))
+            }
         }?;
         // Only what there is: names that are made up must not be remembered.
-        state.encoded.insert(wanted, encoded.clone());
+        let of = state.encoded.entry(wanted).or_default();
+        of.insert(audience, encoded.clone());
         Some(encoded)
     }
 
-    /// A proxy has connected; its place in the list.
-    pub fn connected(&self, status: ProxyStatus) -> Result<u64, Status> {
+    /// A proxy has connected: its place in the list, and what wakes its stream; or
+    /// why there is none for it.
+    pub fn connected(&self, caller: &Caller) -> Result<(u64, Arc<Notify>), &'static str> {
+        let places = (
+            self.of_workload.take(&caller.workload),
+            self.of_identity.take(caller.identity.as_str()),
+        );
+        let (Some(workload), Some(identity)) = places else {
+            return Err("streams_max");
+        };
         let mut state = self.state.lock();
         if state.proxies.len() >= PROXIES_MAX {
-            self.metrics.streams_refused.count("proxies_max");
-            return Err(Status::resource_exhausted("too many proxies are connected"));
+            return Err("proxies_max");
         }
         state.next += 1;
-        let id = state.next;
-        let endpoints = BTreeSet::new();
-        state.proxies.insert(id, Proxy { status, endpoints });
-        Ok(id)
+        let (id, wake) = (state.next, Arc::new(Notify::new()));
+        let proxy = Proxy {
+            status: ProxyStatus {
+                workload: caller.workload.clone(),
+                identity: caller.identity.to_string(),
+                address: caller.address.clone(),
+                connected_since: seconds_now(),
+                certificate_expires: caller.expires,
+                ..ProxyStatus::default()
+            },
+            news: News::default(),
+            // What it holds is not known before it has said so.
+            behind_since: Some(1),
+            wake: Arc::clone(&wake),
+            certificate: caller.certificate.clone(),
+            ended: None,
+            _places: [workload, identity],
+        };
+        state.proxies.insert(id, proxy);
+        Ok((id, wake))
     }
 
-    pub fn disconnected(&self, id: u64) {
-        self.state.lock().proxies.remove(&id);
+    /// A proxy has gone, with what it was subscribed to.
+    pub fn disconnected<'a>(&self, id: u64, names: impl Iterator<Item = (Type, &'a String)>) {
+        let mut state = self.state.lock();
+        state.proxies.remove(&id);
+        for (kind, name) in names {
+            state.unsubscribe(id, kind, name);
+        }
+        drop(state);
         self.acknowledged.notify_waiters();
     }
 
-    /// Notes which Endpoints a proxy wants, before it is sent any.
-    pub fn wants(&self, id: u64, endpoints: BTreeSet<String>) {
-        if let Some(proxy) = self.state.lock().proxies.get_mut(&id) {
-            proxy.endpoints = endpoints;
-        }
+    /// Notes what a proxy wants, before it is sent any; the present revision.
+    pub fn subscribe(&self, id: u64, kind: Type, name: &str) -> u64 {
+        let mut state = self.state.lock();
+        let subscribers = state.subscribers.entry((kind, name.to_owned()));
+        subscribers.or_default().insert(id);
+        state.revision
     }
 
-    /// Notes how far a proxy has come.
-    pub fn progress(&self, id: u64, note: impl FnOnce(&mut ProxyStatus)) {
+    pub fn unsubscribe(&self, id: u64, kind: Type, name: &str) {
+        self.state.lock().unsubscribe(id, kind, name);
+    }
+
+    /// What a stream has to look at, which is its own to send from now on.
+    /// The error is why the stream has to end.
+    pub fn take_news(&self, id: u64) -> Result<News, &'static str> {
+        let mut state = self.state.lock();
+        let Some(proxy) = state.proxies.get_mut(&id) else {
+            return Ok(News::default());
+        };
+        if let Some(reason) = proxy.ended {
+            return Err(reason);
+        }
+        let news = std::mem::take(&mut proxy.news);
+        let behind = [proxy.behind_since, news.since];
+        proxy.behind_since = behind.into_iter().flatten().min();
+        Ok(news)
+    }
+
+    /// Notes how far a proxy has come. `behind`: the first revision of which something
+    /// is unsent or unanswered.
+    pub fn progress(&self, id: u64, behind: Option<u64>, note: impl FnOnce(&mut ProxyStatus)) {
         if let Some(proxy) = self.state.lock().proxies.get_mut(&id) {
+            proxy.behind_since = behind;
             note(&mut proxy.status);
         }
         self.acknowledged.notify_waiters();
@@ -241,6 +332,15 @@ impl Hub {
         }
     }
 
+    /// A workload begins anew: it is no longer leaving.
+    pub fn returned(&self, workload: &str) {
+        let mut state = self.state.lock();
+        let touched = state.index.returned(workload);
+        if !touched.is_empty() {
+            state.publish(touched);
+        }
+    }
+
     /// Takes a workload out of rotation, and waits until all who use it know.
     pub async fn leave(&self, caller: &Caller, limit: Duration) -> Result<LeaveResponse, Status> {
         let uid = caller.workload.as_str();
@@ -253,30 +353,17 @@ impl Hub {
                     caller.identity
                 )));
             }
-            let services = state.view.services_of(uid);
-            if state.leaving.insert(uid.to_owned()) {
-                self.rebuild(&mut state);
+            let touched = state.index.leave(uid);
+            if !touched.is_empty() {
+                state.publish(touched);
             }
-            let uses = |proxy: &Proxy| {
-                proxy.status.workload != uid && !proxy.endpoints.is_disjoint(&services)
-            };
-            let users: BTreeSet<u64> = state
-                .proxies
-                .iter()
-                .filter(|(_, proxy)| uses(proxy))
-                .map(|(id, _)| *id)
-                .collect();
-            for proxy in state.proxies.values_mut() {
-                proxy.status.leaving |= proxy.status.workload == uid;
-            }
-            (state.revision, users)
+            (state.revision, state.users(uid))
         };
         let behind = || {
             let state = self.state.lock();
+            let users = users.iter().filter_map(|id| state.proxies.get(id));
             users
-                .iter()
-                .filter_map(|id| state.proxies.get(id))
-                .filter(|proxy| proxy.status.acknowledged < revision)
+                .filter(|proxy| state.acknowledged(proxy) < revision)
                 .count()
         };
         let waiting = async {
@@ -302,18 +389,67 @@ impl Hub {
     }
 
     /// Whether one more certificate may be signed now.
-    pub fn admit_sign(&self) -> Result<(), SignError> {
-        let mut state = self.state.lock();
-        let now = Instant::now();
-        let (since, count) = match state.signs {
-            Some((since, count)) if now - since < Duration::from_secs(1) => (since, count),
-            _ => (now, 0),
-        };
-        state.signs = Some((since, count + 1));
-        if count >= SIGNS_PER_SECOND_MAX {
-            return Err(SignError::RateLimited);
+    pub fn admit_sign(&self, caller: &str) -> Result<(), SignError> {
+        match self.rates.lock().admit(caller, Instant::now()) {
+            Admission::Granted => Ok(()),
+            Admission::CallerLimited => Err(SignError::CallerLimited),
+            Admission::Limited => Err(SignError::RateLimited),
         }
-        Ok(())
+    }
+
+    /// Why a certificate that was good when its connection began is so no more.
+    pub fn lost_proof(&self, caller: &Caller) -> Option<&'static str> {
+        if self.ca.current().revocations.contains(&caller.certificate) {
+            Some("revoked")
+        } else if caller.expires < seconds_now() {
+            Some("expired")
+        } else {
+            None
+        }
+    }
+
+    /// Ends the streams of who has lost the right to them.
+    pub fn sweep(&self) {
+        let (now, current) = (seconds_now(), self.ca.current());
+        for proxy in self.state.lock().proxies.values_mut() {
+            // A renewed certificate prolongs the stream that began with the one before.
+            if current.revocations.contains(&proxy.certificate) {
+                proxy.ended = Some("revoked");
+            } else if proxy.status.certificate_expires < now {
+                proxy.ended = Some("expired");
+            }
+            if proxy.ended.is_some() {
+                proxy.wake.notify_one();
+            }
+        }
+    }
+}
+
+impl State {
+    fn unsubscribe(&mut self, id: u64, kind: Type, name: &str) {
+        let key = (kind, name.to_owned());
+        if let Some(ids) = self.subscribers.get_mut(&key) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.subscribers.remove(&key);
+                // Encoded for nobody any more.
+                self.encoded.remove(&key);
+            }
+        }
+    }
+
+    /// The proxies that use a workload; its own is marked as leaving.
+    fn users(&mut self, uid: &str) -> BTreeSet<u64> {
+        let names = self.index.services_of(uid).into_iter();
+        let subscribers = names.filter_map(|name| self.subscribers.get(&(Type::Endpoints, name)));
+        let mut users: BTreeSet<u64> = subscribers.flatten().copied().collect();
+        for (id, proxy) in &mut self.proxies {
+            if proxy.status.workload == uid {
+                proxy.status.leaving = true;
+                users.remove(id);
+            }
+        }
+        users
     }
 }
 

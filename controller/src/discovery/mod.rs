@@ -3,6 +3,7 @@
 //! gives out certificates, `report` says how it all stands.
 
 pub mod hub;
+mod limits;
 mod report;
 pub mod serve;
 mod sign;
@@ -12,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_config::spiffe::SpiffeId;
@@ -34,6 +36,7 @@ pub struct Caller {
     pub workload: String,
     pub expires: u64,
     pub address: String,
+    pub certificate: CertificateDer<'static>,
 }
 
 /// Both gRPC services.
@@ -44,14 +47,19 @@ pub struct Service {
 
 type Responses = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
 
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    request
-        .extensions()
-        .get::<Caller>()
-        .cloned()
-        .ok_or_else(|| {
-            Status::unauthenticated("this needs the client certificate of a workload of the mesh")
-        })
+/// Who calls, if its certificate is still good: a connection may outlast it.
+fn caller<T>(hub: &Hub, request: &Request<T>) -> Result<Caller, (&'static str, Status)> {
+    let Some(caller) = request.extensions().get::<Caller>() else {
+        let needed = "this needs the client certificate of a workload of the mesh";
+        return Err(("no_certificate", Status::unauthenticated(needed)));
+    };
+    match hub.lost_proof(caller) {
+        None => Ok(caller.clone()),
+        Some(reason) => {
+            let problem = format!("the client certificate is {reason}");
+            Err((reason, Status::unauthenticated(problem)))
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -62,8 +70,9 @@ impl AggregatedDiscoveryService for Service {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let caller = caller(&request).inspect_err(|_| {
-            self.hub.metrics.streams_refused.count("no_certificate");
+        let caller = caller(&self.hub, &request).map_err(|(reason, status)| {
+            self.hub.metrics.streams_refused.count(reason);
+            status
         })?;
         let hub = Arc::clone(&self.hub);
         let responses = stream::open(hub, caller, request.into_inner())?;
@@ -82,7 +91,10 @@ impl Workloads for Service {
         &self,
         request: Request<LeaveRequest>,
     ) -> Result<Response<LeaveResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = caller(&self.hub, &request).map_err(|(_, status)| {
+            self.hub.metrics.leaves.count("refused");
+            status
+        })?;
         let limit = timeout_of(&request).unwrap_or(LEAVE_MAX).min(LEAVE_MAX);
         let left = self.hub.leave(&caller, limit.saturating_sub(LEAVE_MARGIN));
         Ok(Response::new(left.await?))

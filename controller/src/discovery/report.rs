@@ -18,11 +18,14 @@ impl Hub {
             now: seconds_now(),
             roots: self.roots(),
             errors: state.errors.clone(),
-            objects: state.view.statuses.clone(),
+            objects: state.index.statuses(),
             proxies: state
                 .proxies
                 .values()
-                .map(|proxy| proxy.status.clone())
+                .map(|proxy| ProxyStatus {
+                    acknowledged: state.acknowledged(proxy),
+                    ..proxy.status.clone()
+                })
                 .collect(),
         }
     }
@@ -50,8 +53,8 @@ impl Hub {
         let sum = |of: fn(&ProxyStatus) -> u64| proxies().map(of).sum();
         let mut figures = Figures {
             faulty: state
-                .view
-                .statuses
+                .index
+                .statuses()
                 .iter()
                 .filter(|of| of.conditions.iter().any(|condition| !condition.status))
                 .count() as u64,
@@ -64,12 +67,14 @@ impl Hub {
             own_certificate_expires: self.own_expires.load(Ordering::Relaxed),
             ..Figures::default()
         };
-        for key in state.objects.keys() {
+        for key in state.index.objects().keys() {
             *figures.objects.entry(key.kind).or_default() += 1;
         }
-        let mut behind: Vec<(u64, &str)> = proxies()
-            .filter(|proxy| proxy.acknowledged < state.revision)
-            .map(|proxy| (proxy.acknowledged, proxy.workload.as_str()))
+        let mut behind: Vec<(u64, &str)> = state
+            .proxies
+            .values()
+            .map(|proxy| (state.acknowledged(proxy), proxy.status.workload.as_str()))
+            .filter(|(acknowledged, _)| *acknowledged < state.revision)
             .collect();
         behind.sort_unstable();
         let lowest = behind.first().map(|(revision, _)| *revision);

@@ -12,13 +12,15 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, version};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 use webpki::EndEntityCert;
 use weft_config::spiffe::{self, SpiffeId};
 
 use super::hub::Hub;
+use super::limits::{Held, Tally};
 use super::{Caller, Service};
 use crate::services::workloads_server::WorkloadsServer;
 use crate::services::xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
@@ -30,8 +32,29 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const UNPROVEN_MAX: Duration = Duration::from_secs(30);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections whose client has yet to prove something: all, and from one address.
+const UNPROVEN_CONNECTIONS_MAX: usize = 4096;
+const UNPROVEN_OF_ADDRESS_MAX: usize = 1024;
+/// Connections of one workload.
+const CONNECTIONS_OF_WORKLOAD_MAX: usize = 16;
+/// A request to sign, or to leave.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// A request of a stream: one that resumes names all that it holds.
+const STREAM_REQUEST_BYTES_MAX: usize = 8 << 20;
+const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// Why a connection is ended before it is served, or before its client has proved anything.
-pub const REFUSALS: &[&str] = &["handshake", "handshake_timeout", "stranger", "unproven"];
+pub const REFUSALS: &[&str] = &[
+    "handshake",
+    "handshake_timeout",
+    "revoked",
+    "expired",
+    "not_yet_valid",
+    "unknown_issuer",
+    "stranger",
+    "unproven",
+    "unproven_max",
+    "connections_max",
+];
 /// The UID in a controller's own certificate.
 const WORKLOAD: &str = "controller";
 /// How often our own certificate and the roots in use are made anew.
@@ -48,11 +71,15 @@ pub fn tls(hub: &Hub) -> anyhow::Result<Arc<ServerConfig>> {
     let (_, expires) = crate::ca::subject_and_end(&leaf.into());
     hub.own_expires.store(expires, Ordering::Relaxed);
     let mut roots = RootCertStore::empty();
-    for root in &hub.ca.current().roots {
+    let current = hub.ca.current();
+    for root in &current.roots {
         roots.add(root.clone())?;
     }
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .with_crls(current.revocations.lists.iter().cloned())
+            // Most issuers have no list.
+            .allow_unknown_revocation_status()
             .allow_unauthenticated()
             .build()?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -64,15 +91,35 @@ pub fn tls(hub: &Hub) -> anyhow::Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
+/// Who holds how many connections.
+#[derive(Debug)]
+struct Places {
+    all: Arc<Semaphore>,
+    unproven: Arc<Semaphore>,
+    of_address: Tally,
+    of_workload: Tally,
+}
+
+/// What a connection holds; the second part until its client has proved something.
+struct Place {
+    _all: OwnedSemaphorePermit,
+    unproven: Option<(OwnedSemaphorePermit, Held)>,
+}
+
 /// Accepts for as long as the process lives.
 pub async fn run(
     listener: TcpListener,
     hub: Arc<Hub>,
     tls: Arc<arc_swap::ArcSwap<ServerConfig>>,
 ) -> std::io::Result<()> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Places {
+        all: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        unproven: Arc::new(Semaphore::new(UNPROVEN_CONNECTIONS_MAX)),
+        of_address: Tally::new(UNPROVEN_OF_ADDRESS_MAX),
+        of_workload: Tally::new(CONNECTIONS_OF_WORKLOAD_MAX),
+    });
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+        let Ok(all) = Arc::clone(&places.all).acquire_owned().await else {
             return Ok(());
         };
         let (tcp, peer) = match listener.accept().await {
@@ -83,49 +130,120 @@ pub async fn run(
                 continue;
             }
         };
-        let (hub, config) = (Arc::clone(&hub), tls.load_full());
-        tokio::spawn(async move {
-            connection(tcp, peer, hub, config).await;
-            drop(place);
-        });
+        let unproven = Arc::clone(&places.unproven).try_acquire_owned().ok();
+        let Some(unproven) = unproven.zip(places.of_address.take(&peer.ip().to_string())) else {
+            hub.metrics.connections_refused.count("unproven_max");
+            continue;
+        };
+        let place = Place {
+            _all: all,
+            unproven: Some(unproven),
+        };
+        let connection = Connection {
+            peer,
+            hub: Arc::clone(&hub),
+            places: Arc::clone(&places),
+        };
+        tokio::spawn(connection.run(tcp, tls.load_full(), place));
     }
 }
 
-async fn connection(tcp: TcpStream, peer: SocketAddr, hub: Arc<Hub>, config: Arc<ServerConfig>) {
-    let _ = tcp.set_nodelay(true);
-    let counts = Arc::clone(&hub);
-    let refused = |reason| counts.metrics.connections_refused.count(reason);
-    let accepting = tokio_rustls::TlsAcceptor::from(config).accept(tcp);
-    let stream = match tokio::time::timeout(HANDSHAKE_MAX, accepting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            refused("handshake");
-            return tracing::debug!(%peer, %error, "TLS handshake failed");
+struct Connection {
+    peer: SocketAddr,
+    hub: Arc<Hub>,
+    places: Arc<Places>,
+}
+
+impl Connection {
+    async fn run(self, tcp: TcpStream, config: Arc<ServerConfig>, mut place: Place) {
+        let _ = tcp.set_nodelay(true);
+        let (stream, caller) = match self.accept(tcp, config).await {
+            Ok(accepted) => accepted,
+            Err((reason, problem)) => return self.refused(reason, &problem),
+        };
+        let held = match &caller {
+            None => None,
+            Some(caller) => match self.places.of_workload.take(&caller.workload) {
+                None => return self.refused("connections_max", &caller.workload),
+                held => {
+                    place.unproven = None;
+                    held
+                }
+            },
+        };
+        let proven = caller.is_some();
+        let served = serve(stream, caller, Arc::clone(&self.hub));
+        let served = match proven {
+            true => served.await,
+            false => match tokio::time::timeout(UNPROVEN_MAX, served).await {
+                Ok(served) => served,
+                Err(_) => return self.refused("unproven", "it proved nothing in time"),
+            },
+        };
+        if let Err(error) = served {
+            tracing::debug!(peer = %self.peer, %error, "connection ended");
         }
-        Err(_) => {
-            refused("handshake_timeout");
-            return tracing::debug!(%peer, "TLS handshake took too long");
-        }
-    };
-    let leaf = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(<[_]>::first);
-    let caller = match leaf {
-        None => None,
-        Some(leaf) => match identify(leaf, &hub.ca.trust_domain, peer) {
-            Some(caller) => Some(caller),
-            None => {
-                refused("stranger");
-                return tracing::warn!(%peer, "a client certificate of no workload of this trust domain");
+        drop((place, held));
+    }
+
+    /// Who is there; or why not.
+    async fn accept(
+        &self,
+        tcp: TcpStream,
+        config: Arc<ServerConfig>,
+    ) -> Result<(TlsStream<TcpStream>, Option<Caller>), (&'static str, String)> {
+        let accepting = tokio_rustls::TlsAcceptor::from(config).accept(tcp);
+        let stream = tokio::time::timeout(HANDSHAKE_MAX, accepting)
+            .await
+            .map_err(|_| ("handshake_timeout", String::new()))?
+            .map_err(|error| (reason_of(&error), error.to_string()))?;
+        let certificates = stream.get_ref().1.peer_certificates();
+        let Some(leaf) = certificates.and_then(<[_]>::first) else {
+            return Ok((stream, None));
+        };
+        let caller = identify(leaf, &self.hub.ca.trust_domain, self.peer);
+        let caller = caller.map_err(|problem| ("stranger", problem))?;
+        Ok((stream, Some(caller)))
+    }
+
+    fn refused(&self, reason: &'static str, problem: &str) {
+        self.hub.metrics.connections_refused.count(reason);
+        match reason {
+            // Anybody can make these in any number.
+            "handshake" | "handshake_timeout" | "unproven" => {
+                tracing::debug!(peer = %self.peer, reason, problem, "connection refused");
             }
+            _ => tracing::warn!(peer = %self.peer, reason, problem, "connection refused"),
+        }
+    }
+}
+
+/// What was wrong with a client's certificate, or else with its handshake.
+fn reason_of(error: &std::io::Error) -> &'static str {
+    use rustls::CertificateError as Fault;
+    let inner = error.get_ref().and_then(|of| of.downcast_ref());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(fault)) => match fault {
+            Fault::Revoked => "revoked",
+            Fault::Expired | Fault::ExpiredContext { .. } => "expired",
+            Fault::NotValidYet | Fault::NotValidYetContext { .. } => "not_yet_valid",
+            Fault::UnknownIssuer | Fault::BadSignature => "unknown_issuer",
+            _ => "handshake",
         },
-    };
-    let limit = caller.is_none().then_some(UNPROVEN_MAX);
+        _ => "handshake",
+    }
+}
+
+async fn serve(
+    stream: TlsStream<TcpStream>,
+    caller: Option<Caller>,
+    hub: Arc<Hub>,
+) -> Result<(), hyper::Error> {
     let service = Service { hub };
-    let workloads = WorkloadsServer::new(service.clone());
-    let discovery = AggregatedDiscoveryServiceServer::new(service);
+    let workloads =
+        WorkloadsServer::new(service.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let discovery = AggregatedDiscoveryServiceServer::new(service)
+        .max_decoding_message_size(STREAM_REQUEST_BYTES_MAX);
     let serve = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (mut parts, body) = request.into_parts();
         if let Some(caller) = &caller {
@@ -142,42 +260,40 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, hub: Arc<Hub>, config: Arc
             answer
         }
     });
-    let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(16)
-        .serve_connection(TokioIo::new(stream), serve);
-    let served = match limit {
-        None => served.await,
-        Some(limit) => match tokio::time::timeout(limit, served).await {
-            Ok(served) => served,
-            Err(_) => {
-                refused("unproven");
-                return tracing::debug!(%peer, "closed: it proved nothing for {limit:?}");
-            }
-        },
-    };
-    if let Err(error) = served {
-        tracing::debug!(%peer, %error, "connection ended");
-    }
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), serve)
+        .await
 }
 
 /// Who the owner of a verified certificate is.
-fn identify(leaf: &CertificateDer<'_>, trust_domain: &str, peer: SocketAddr) -> Option<Caller> {
-    let certificate = EndEntityCert::try_from(leaf).ok()?;
+fn identify(
+    leaf: &CertificateDer<'_>,
+    trust_domain: &str,
+    peer: SocketAddr,
+) -> Result<Caller, String> {
+    let certificate = EndEntityCert::try_from(leaf).map_err(|error| error.to_string())?;
     let mut uris = certificate.valid_uri_names();
-    let identity = SpiffeId::parse(uris.next()?).ok()?;
-    if uris.next().is_some() || identity.trust_domain() != trust_domain {
-        return None;
+    let (Some(uri), None) = (uris.next(), uris.next()) else {
+        return Err("its certificate has not one URI".to_owned());
+    };
+    let identity = SpiffeId::parse(uri).map_err(|error| error.to_string())?;
+    if identity.trust_domain() != trust_domain {
+        return Err(format!("{identity} is of another trust domain"));
     }
     let workload = certificate
         .valid_dns_names()
-        .find_map(spiffe::workload_of_name)?;
-    Some(Caller {
+        .find_map(spiffe::workload_of_name)
+        .ok_or_else(|| format!("the certificate of {identity} names no workload"))?;
+    Ok(Caller {
         identity,
         workload: workload.to_owned(),
         expires: crate::ca::subject_and_end(leaf).1,
         address: peer.to_string(),
+        certificate: leaf.clone().into_owned(),
     })
 }

@@ -13,6 +13,10 @@ use crate::ca::token::TokenError;
 pub enum SignError {
     #[error("too many certificates are asked for; try again")]
     RateLimited,
+    #[error("this workload asks for too many certificates; it gets another one in some seconds")]
+    CallerLimited,
+    #[error("the client certificate is {0}")]
+    LostProof(&'static str),
     #[error("no proof: neither a token nor a client certificate")]
     NoProof,
     #[error(transparent)]
@@ -38,6 +42,8 @@ impl SignError {
     pub const RESULTS: &'static [&'static str] = &[
         "signed",
         "rate_limited",
+        "caller_limited",
+        "lost_proof",
         "no_proof",
         "token",
         "other_workload",
@@ -49,6 +55,8 @@ impl SignError {
     fn result(&self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
+            Self::CallerLimited => "caller_limited",
+            Self::LostProof(_) => "lost_proof",
             Self::NoProof => "no_proof",
             Self::Token(_) => "token",
             Self::OtherWorkload { .. } => "other_workload",
@@ -62,8 +70,8 @@ impl SignError {
 
     fn code(&self) -> Code {
         match self.result() {
-            "rate_limited" => Code::ResourceExhausted,
-            "no_proof" | "token" => Code::Unauthenticated,
+            "rate_limited" | "caller_limited" => Code::ResourceExhausted,
+            "no_proof" | "lost_proof" | "token" => Code::Unauthenticated,
             "other_workload" | "other_identity" => Code::PermissionDenied,
             "malformed" => Code::InvalidArgument,
             _ => Code::Internal,
@@ -80,6 +88,10 @@ pub fn answer(
     match sign(hub, caller, request) {
         Ok((identity, chain)) => {
             hub.metrics.certificates.count("signed");
+            if !request.token.is_empty() {
+                // Who needs a token begins anew, whatever became of its predecessor.
+                hub.returned(&request.workload);
+            }
             hub.signed(&request.workload, &chain);
             tracing::info!(%identity, workload = %request.workload, "signed a certificate");
             Ok(SignResponse {
@@ -102,9 +114,11 @@ pub fn answer(
 type Signed = (SpiffeId, Vec<Vec<u8>>);
 
 fn sign(hub: &Hub, caller: Option<&Caller>, request: &SignRequest) -> Result<Signed, SignError> {
-    hub.admit_sign()?;
     let (identity, claims) = match (caller, request.token.as_str()) {
         (Some(caller), "") => {
+            if let Some(reason) = hub.lost_proof(caller) {
+                return Err(SignError::LostProof(reason));
+            }
             mean_same(&caller.workload, &request.workload, "certificate")?;
             (caller.identity.clone(), None)
         }
@@ -125,6 +139,11 @@ fn sign(hub: &Hub, caller: Option<&Caller>, request: &SignRequest) -> Result<Sig
     if !spiffe::is_workload_uid(&request.workload) {
         return Err(SignError::NoUid);
     }
+    // Only who has proved something counts, and for itself first.
+    hub.admit_sign(&match &claims {
+        None => format!("{identity} {}", request.workload),
+        Some(claims) => format!("{} {}", claims.jti, request.workload),
+    })?;
     let chain = hub
         .ca
         .sign(&request.csr, &identity, &request.workload)
@@ -155,6 +174,8 @@ mod tests {
     fn every_refusal_has_its_label() {
         for error in [
             SignError::RateLimited,
+            SignError::CallerLimited,
+            SignError::LostProof("revoked"),
             SignError::NoProof,
             SignError::Token(TokenError::Used),
             SignError::OtherWorkload {

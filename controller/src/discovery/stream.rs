@@ -2,61 +2,81 @@
 //!
 //! **Invariant:** at most one response of a type is unanswered; what changes
 //! meanwhile is sent together, after the answer.
+//! **Invariant:** a service is taken away only after the destinations that may name it
+//! have been told anew (make before break).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost_types::Any;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use weft_config::status::{ProxyStatus, Refusal};
+use weft_config::status::Refusal;
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 
 use super::Caller;
 use super::hub::{Hub, seconds_now};
+use crate::index::Type;
 
 /// Resources that one proxy may want.
-const SUBSCRIPTIONS_MAX: usize = 50_000;
+pub const SUBSCRIPTIONS_MAX: usize = 50_000;
 const NAME_BYTES_MAX: usize = 512;
 /// Responses that wait to be written: one of each type, and room.
 const RESPONSES_MAX: usize = 8;
+/// Bytes of resources in a response; what is more comes in the next.
+const RESPONSE_BYTES_MAX: usize = 4 << 20;
+/// Requests that are taken before anything is sent: a proxy says all that it wants at once.
+const REQUESTS_A_TURN_MAX: usize = 64;
 /// Why a stream is refused or ended by us.
 pub const REFUSALS: &[&str] = &[
     "no_certificate",
+    "revoked",
+    "expired",
     "proxies_max",
+    "streams_max",
     "subscriptions_max",
     "malformed",
 ];
-/// What others need comes first.
-pub const TYPES: [&str; 5] = [
-    "TrustBundle",
-    "Workload",
-    "Endpoints",
-    "Service",
-    "Destination",
-];
-const PREFIX: &str = "type.googleapis.com/weft.v1.";
 
 /// What a stream knows of one type.
 #[derive(Debug, Default)]
 struct Subscriptions {
     /// Wanted names, and the version that was sent; empty: sent as absent.
     names: BTreeMap<String, Option<String>>,
-    /// The nonce of a response that is not answered, and what was in it.
-    unanswered: Option<(String, Vec<String>)>,
+    /// What has to be looked at, with the first revision that it is of.
+    dirty: BTreeMap<String, u64>,
+    unanswered: Option<Unanswered>,
+}
+
+/// A response that is not answered.
+#[derive(Debug)]
+struct Unanswered {
+    nonce: String,
+    names: Vec<String>,
+    since: u64,
+}
+
+impl Subscriptions {
+    /// The first revision of which something is unsent or unanswered.
+    fn behind(&self) -> Option<u64> {
+        let unanswered = self.unanswered.as_ref().map(|of| of.since);
+        self.dirty.values().copied().chain(unanswered).min()
+    }
 }
 
 struct Delta {
     hub: Arc<Hub>,
     caller: Caller,
     id: u64,
-    types: BTreeMap<&'static str, Subscriptions>,
+    types: BTreeMap<Type, Subscriptions>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     count: u64,
-    refused: BTreeMap<String, Refusal>,
+    refused: BTreeMap<(Type, String), Refusal>,
     node: Option<Node>,
+    /// It has said what it wants, or some of it.
+    begun: bool,
 }
 
 /// Serves a stream in a task of its own.
@@ -66,177 +86,194 @@ pub fn open(
     requests: Streaming<DeltaDiscoveryRequest>,
 ) -> Result<impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> + use<>, Status> {
     let (responses, receiver) = mpsc::channel(RESPONSES_MAX);
-    let id = hub.connected(ProxyStatus {
-        workload: caller.workload.clone(),
-        identity: caller.identity.to_string(),
-        address: caller.address.clone(),
-        connected_since: seconds_now(),
-        certificate_expires: caller.expires,
-        ..ProxyStatus::default()
+    let (id, wake) = hub.connected(&caller).map_err(|reason| {
+        hub.metrics.streams_refused.count(reason);
+        tracing::warn!(workload = %caller.workload, identity = %caller.identity, reason, "a stream is refused");
+        Status::resource_exhausted(format!("too many streams are open ({reason})"))
     })?;
     let delta = Delta {
         hub,
         caller,
         id,
-        types: TYPES
-            .iter()
-            .map(|name| (*name, Subscriptions::default()))
+        types: Type::ALL
+            .into_iter()
+            .map(|kind| (kind, Subscriptions::default()))
             .collect(),
         responses,
         count: 0,
         refused: BTreeMap::new(),
         node: None,
+        begun: false,
     };
     // Ends with its connection: the request stream ends, or the receiver is gone.
-    tokio::spawn(delta.run(requests));
+    tokio::spawn(delta.run(requests, wake));
     Ok(ReceiverStream::new(receiver))
 }
 
 impl Drop for Delta {
     fn drop(&mut self) {
-        self.hub.disconnected(self.id);
+        let names = self
+            .types
+            .iter()
+            .flat_map(|(kind, of)| of.names.keys().map(|name| (*kind, name)));
+        self.hub.disconnected(self.id, names);
     }
 }
 
 impl Delta {
-    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>) {
-        let mut revisions = self.hub.subscribe();
+    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>, wake: Arc<Notify>) {
         loop {
-            let revision = *revisions.borrow_and_update();
+            tokio::select! {
+                request = requests.message() => {
+                    if let Err(status) = self.requests(request, &mut requests).await {
+                        if let Some(status) = status {
+                            let _ = self.responses.send(Err(status)).await;
+                        }
+                        return;
+                    }
+                }
+                () = wake.notified() => {}
+                () = self.responses.closed() => return,
+            }
+            let news = match self.hub.take_news(self.id) {
+                Ok(news) => news,
+                Err(reason) => {
+                    let status =
+                        Status::unauthenticated(format!("the client certificate is {reason}"));
+                    let _ = self.responses.send(Err(self.ended((reason, status)))).await;
+                    return;
+                }
+            };
+            let since = news.since.unwrap_or(1);
+            for (kind, name) in news.names {
+                if let Some(of) = self.types.get_mut(&kind)
+                    && of.names.contains_key(&name)
+                {
+                    of.dirty.entry(name).or_insert(since);
+                }
+            }
             if !self.send().await {
                 return;
             }
-            self.tell(revision);
-            tokio::select! {
-                request = requests.message() => match request {
-                    Ok(Some(request)) => if let Err(status) = self.receive(request) {
-                        let _ = self.responses.send(Err(status)).await;
-                        return;
-                    },
-                    _ => return,
-                },
-                changed = revisions.changed() => if changed.is_err() { return },
-                () = self.responses.closed() => return,
-            }
+            self.tell();
         }
     }
 
-    fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
-        if let Some(node) = request.node {
-            self.node = Some(node);
-        }
-        let name = request.type_url.strip_prefix(PREFIX).unwrap_or("");
-        let total: usize = self.types.values().map(|of| of.names.len()).sum();
-        if total + request.resource_names_subscribe.len() > SUBSCRIPTIONS_MAX {
-            self.hub.metrics.streams_refused.count("subscriptions_max");
-            return Err(Status::resource_exhausted(
-                "too many subscriptions on one stream",
-            ));
-        }
-        let Some(of) = self.types.get_mut(name) else {
-            self.hub.metrics.streams_refused.count("malformed");
-            return Err(Status::invalid_argument(format!(
-                "no type {}",
-                request.type_url
-            )));
-        };
-        let changed = !request.resource_names_subscribe.is_empty()
-            || !request.resource_names_unsubscribe.is_empty();
-        for name in request.resource_names_unsubscribe {
-            of.names.remove(&name);
-            self.refused.remove(&name);
-        }
-        for name in request.resource_names_subscribe {
-            if name.len() > NAME_BYTES_MAX {
-                self.hub.metrics.streams_refused.count("malformed");
-                return Err(Status::invalid_argument("a resource's name is too long"));
-            }
-            let held = request.initial_resource_versions.get(&name).cloned();
-            of.names.insert(name, held);
-        }
-        if name == "Endpoints" && changed {
-            self.hub.wants(self.id, of.names.keys().cloned().collect());
-        }
-        let answered = of
-            .unanswered
-            .take_if(|(nonce, _)| *nonce == request.response_nonce);
-        let Some((_, sent)) = answered else {
-            return Ok(());
-        };
-        match request.error_detail {
-            None => self.refused.retain(|name, _| !sent.contains(name)),
-            Some(error) => {
-                self.hub.metrics.nacks.inc();
-                tracing::error!(workload = %self.caller.workload, problem = %error.message, "a proxy refuses what it was sent");
-                let named = |name: &String| error.message.contains(name.as_str());
-                // One that names nothing refuses all.
-                let any = sent.iter().any(named);
-                for name in sent.into_iter().filter(|name| !any || named(name)) {
-                    let refusal = Refusal {
-                        resource: name.clone(),
-                        message: error.message.clone(),
-                        since: seconds_now(),
-                    };
-                    self.refused.insert(name, refusal);
-                }
-            }
+    /// Takes a request and those that have come with it; the error is what the stream
+    /// ends with, `None`: the proxy has ended it.
+    async fn requests(
+        &mut self,
+        first: Result<Option<DeltaDiscoveryRequest>, Status>,
+        further: &mut Streaming<DeltaDiscoveryRequest>,
+    ) -> Result<(), Option<Status>> {
+        let mut next = first;
+        for _ in 0..REQUESTS_A_TURN_MAX {
+            let Ok(Some(request)) = next else {
+                return Err(None);
+            };
+            self.receive(request).map_err(|end| Some(self.ended(end)))?;
+            next = tokio::select! {
+                biased;
+                next = further.message() => next,
+                () = std::future::ready(()) => return Ok(()),
+            };
         }
         Ok(())
     }
 
+    /// Counts and tells that we end the stream.
+    fn ended(&self, (reason, status): (&'static str, Status)) -> Status {
+        self.hub.metrics.streams_refused.count(reason);
+        tracing::warn!(workload = %self.caller.workload, reason, "a stream is ended: {}", status.message());
+        status
+    }
+
+    fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), (&'static str, Status)> {
+        let malformed = |problem: String| ("malformed", Status::invalid_argument(problem));
+        self.begun = true;
+        if let Some(node) = request.node {
+            self.node = Some(node);
+        }
+        let Some(kind) = Type::of_url(&request.type_url) else {
+            return Err(malformed(format!(
+                "no type {}",
+                request.type_url.escape_debug()
+            )));
+        };
+        let total: usize = self.types.values().map(|of| of.names.len()).sum();
+        if total + request.resource_names_subscribe.len() > SUBSCRIPTIONS_MAX {
+            let status = Status::resource_exhausted("too many subscriptions on one stream");
+            return Err(("subscriptions_max", status));
+        }
+        let Some(of) = self.types.get_mut(&kind) else {
+            return Ok(());
+        };
+        for name in request.resource_names_unsubscribe {
+            of.names.remove(&name);
+            of.dirty.remove(&name);
+            self.hub.unsubscribe(self.id, kind, &name);
+            self.refused.remove(&(kind, name));
+        }
+        for name in request.resource_names_subscribe {
+            if name.len() > NAME_BYTES_MAX {
+                return Err(malformed("a resource's name is too long".to_owned()));
+            }
+            let held = request.initial_resource_versions.get(&name).cloned();
+            let revision = self.hub.subscribe(self.id, kind, &name);
+            // What it holds may be of any revision; what it does not hold is of none.
+            let since = if held.is_some() { 1 } else { revision };
+            of.dirty.insert(name.clone(), since);
+            of.names.insert(name, held);
+        }
+        let nonce = &request.response_nonce;
+        if let Some(answered) = of.unanswered.take_if(|of| of.nonce == *nonce) {
+            let problem = request.error_detail.map(|status| status.message);
+            self.answered(kind, answered.names, problem);
+        }
+        Ok(())
+    }
+
+    /// Notes what an answer says of the resources that it answers.
+    fn answered(&mut self, kind: Type, sent: Vec<String>, problem: Option<String>) {
+        let Some(problem) = problem else {
+            for name in sent {
+                self.refused.remove(&(kind, name));
+            }
+            return;
+        };
+        self.hub.metrics.nacks.inc();
+        tracing::error!(workload = %self.caller.workload, %problem, "a proxy refuses what it was sent");
+        // A line for each: `name: what is wrong`.
+        let named = |name: &str| {
+            problem.lines().any(|line| {
+                let rest = line.strip_prefix(name);
+                rest.is_some_and(|rest| rest.starts_with(": "))
+            })
+        };
+        // One that names nothing refuses all.
+        let any = sent.iter().any(|name| named(name));
+        for name in sent {
+            let key = (kind, name.clone());
+            let before = self.refused.remove(&key);
+            if !any || named(&name) {
+                let refusal = Refusal {
+                    resource: format!("{} {name}", kind.name()),
+                    message: problem.clone(),
+                    since: before.map_or_else(seconds_now, |before| before.since),
+                };
+                self.refused.insert(key, refusal);
+            }
+        }
+    }
+
     /// Sends what differs from what was sent; false: nobody reads any more.
     async fn send(&mut self) -> bool {
-        for kind in TYPES {
-            let Some(of) = self.types.get_mut(kind) else {
+        for kind in Type::ALL {
+            let destinations = self.types.get(&Type::Destination);
+            let waits = matches!(kind, Type::Service | Type::Endpoints)
+                && destinations.is_some_and(|of| of.behind().is_some());
+            let Some(response) = self.response(kind, waits) else {
                 continue;
-            };
-            if of.unanswered.is_some() {
-                continue;
-            }
-            let type_url = format!("{PREFIX}{kind}");
-            let (mut resources, mut removed) = (Vec::new(), Vec::new());
-            for (name, sent) in &mut of.names {
-                match self.hub.resource(&type_url, name, &self.caller) {
-                    Some(encoded) if sent.as_deref() != Some(&encoded.version) => {
-                        *sent = Some(encoded.version.clone());
-                        resources.push(Resource {
-                            name: name.clone(),
-                            version: encoded.version,
-                            resource: Some(Any {
-                                type_url: type_url.clone(),
-                                value: encoded.bytes.to_vec(),
-                            }),
-                        });
-                    }
-                    None if sent.as_deref() != Some("") => {
-                        *sent = Some(String::new());
-                        removed.push(name.clone());
-                    }
-                    _ => {}
-                }
-            }
-            if resources.is_empty() && removed.is_empty() {
-                continue;
-            }
-            let metrics = &self.hub.metrics;
-            let count = resources.len() + removed.len();
-            metrics.resources_sent.add(kind, count as u64);
-            let bytes = resources.iter().filter_map(|of| of.resource.as_ref());
-            let bytes: usize = bytes.map(|any| any.value.len()).sum();
-            metrics.bytes_sent.add(kind, bytes as u64);
-            self.count += 1;
-            let nonce = self.count.to_string();
-            let names = resources.iter().map(|resource| resource.name.clone());
-            of.unanswered = Some((
-                nonce.clone(),
-                names.chain(removed.iter().cloned()).collect(),
-            ));
-            let response = DeltaDiscoveryResponse {
-                type_url,
-                nonce,
-                resources,
-                removed_resources: removed,
-                ..Default::default()
             };
             if self.responses.send(Ok(response)).await.is_err() {
                 return false;
@@ -245,13 +282,80 @@ impl Delta {
         true
     }
 
+    /// What is to be sent of a type. `keep`: nothing is taken away yet.
+    fn response(&mut self, kind: Type, keep: bool) -> Option<DeltaDiscoveryResponse> {
+        let of = self.types.get_mut(&kind)?;
+        if of.unanswered.is_some() {
+            return None;
+        }
+        let (mut resources, mut removed) = (Vec::new(), Vec::new());
+        let (mut bytes, mut first) = (0, u64::MAX);
+        for (name, since) in std::mem::take(&mut of.dirty) {
+            let Some(sent) = of.names.get_mut(&name) else {
+                continue;
+            };
+            if bytes >= RESPONSE_BYTES_MAX {
+                of.dirty.insert(name, since);
+                continue;
+            }
+            match self.hub.resource(kind, &name, &self.caller) {
+                Some(encoded) if sent.as_deref() != Some(&encoded.version) => {
+                    *sent = Some(encoded.version.clone());
+                    bytes += encoded.bytes.len();
+                    first = first.min(since);
+                    resources.push(Resource {
+                        name,
+                        version: encoded.version,
+                        resource: Some(Any {
+                            type_url: kind.url(),
+                            value: encoded.bytes.to_vec(),
+                        }),
+                    });
+                }
+                // One that it never had may be called absent at once.
+                None if keep && sent.as_deref().is_some_and(|sent| !sent.is_empty()) => {
+                    of.dirty.insert(name, since);
+                }
+                None if sent.as_deref() != Some("") => {
+                    *sent = Some(String::new());
+                    first = first.min(since);
+                    removed.push(name);
+                }
+                _ => {}
+            }
+        }
+        if resources.is_empty() && removed.is_empty() {
+            return None;
+        }
+        let metrics = &self.hub.metrics;
+        let count = resources.len() + removed.len();
+        metrics.resources_sent.add(kind.name(), count as u64);
+        metrics.bytes_sent.add(kind.name(), bytes as u64);
+        self.count += 1;
+        let nonce = self.count.to_string();
+        let names = resources.iter().map(|resource| resource.name.clone());
+        of.unanswered = Some(Unanswered {
+            nonce: nonce.clone(),
+            names: names.chain(removed.iter().cloned()).collect(),
+            since: first,
+        });
+        Some(DeltaDiscoveryResponse {
+            type_url: kind.url(),
+            nonce,
+            resources,
+            removed_resources: removed,
+            ..Default::default()
+        })
+    }
+
     /// Tells the hub how far this proxy has come.
-    fn tell(&self, revision: u64) {
-        let pending = self
-            .types
-            .values()
-            .filter(|of| of.unanswered.is_some())
-            .count();
+    fn tell(&self) {
+        let behind = match self.begun {
+            false => Some(1),
+            true => self.types.values().filter_map(Subscriptions::behind).min(),
+        };
+        let unanswered = self.types.values().filter(|of| of.unanswered.is_some());
+        let pending = unanswered.count();
         let resources: usize = self.types.values().map(|of| of.names.len()).sum();
         let admin = self.node.as_ref().and_then(|node| {
             let field = node.metadata.as_ref()?.fields.get("admin")?;
@@ -264,7 +368,7 @@ impl Delta {
             .node
             .as_ref()
             .map(|node| node.user_agent_version.clone());
-        self.hub.progress(self.id, |status| {
+        self.hub.progress(self.id, behind, |status| {
             status.pending = u32::try_from(pending).unwrap_or(u32::MAX);
             status.resources = u32::try_from(resources).unwrap_or(u32::MAX);
             status.refused = self.refused.values().cloned().collect();
@@ -273,9 +377,6 @@ impl Delta {
             }
             if let Some(version) = version {
                 status.version = version;
-            }
-            if pending == 0 {
-                status.acknowledged = revision;
             }
         });
     }

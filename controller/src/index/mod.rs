@@ -1,19 +1,88 @@
 //! Objects in, what each proxy needs out. Pure: the same objects give the same
-//! resources. Built anew as a whole with each change; discovery sends what differs.
+//! resources, in whatever order they come.
+//!
+//! What is computed is cut into units, each of a few objects. A change dirties the
+//! units that its object is in, and a unit whose result changes dirties only units
+//! of later kinds, so that it ends:
+//!
+//! ```text
+//! Service, TrafficPolicy ─▶ Ports ─┬─▶ Address
+//!                                  ├─▶ Route ─▶ Attached
+//!                                  └─▶ Endpoints ─▶ Direct
+//! EndpointSlice, Pod, who leaves ──────┘  └───────▶ Workload
+//! AuthorizationPolicy, WorkloadPolicy ─▶ Authorization, Policies
+//! ```
+//!
+//! **Invariant:** the cost of a change follows what it touches, not what there is.
+//! **Invariant:** every resource that a change makes, alters or removes is named by
+//! what `apply` returns.
 
+mod endpoints;
+mod lookup;
 mod policy;
+mod resource;
 mod route;
+mod service;
+mod unit;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use weft_config::spiffe::SpiffeId;
 use weft_config::status::{Condition, ObjectStatus};
 use weft_config::wire;
 
-use crate::api::{Key, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, Spec};
+use crate::api::{Key, Object, Spec};
+use lookup::{Link, links};
+pub use resource::{Touched, Type};
+use unit::Unit;
 
-pub type Objects = BTreeMap<Key, Object>;
+pub type Objects = BTreeMap<Key, Arc<Object>>;
+
+/// An object is there, is different, or (`None`) is gone.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub key: Key,
+    pub object: Option<Arc<Object>>,
+}
+
+/// A service, which need not exist.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Name {
+    fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn key(&self) -> Key {
+        Key {
+            kind: "Service",
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+
+    fn port(&self, port: u16) -> PortKey {
+        PortKey {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            port,
+        }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
 
 /// A service's port: what endpoints and routes belong to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,51 +98,154 @@ impl std::fmt::Display for PortKey {
     }
 }
 
-/// Everything that can be asked for.
+/// All objects, and everything that can be asked for.
 #[derive(Debug, Default)]
-pub struct View {
+pub struct Index {
+    trust_domain: String,
+    objects: Objects,
+    /// Who refers to what.
+    referring: BTreeMap<Link, BTreeSet<Key>>,
+    /// UIDs of workloads that are on their way out.
+    leaving: BTreeSet<String>,
+    dirty: BTreeSet<Unit>,
+    touched: Touched,
+    statuses: BTreeMap<Unit, Vec<ObjectStatus>>,
+
     services: BTreeMap<String, wire::Service>,
     endpoints: BTreeMap<String, wire::Endpoints>,
     workloads: BTreeMap<String, wire::Workload>,
     /// What is dialled, and the listener behind it.
     destinations: BTreeMap<String, (PortKey, wire::Listener)>,
+    /// By which names a port is dialled.
+    names: BTreeMap<PortKey, BTreeSet<String>>,
     /// Endpoints that are dialled themselves.
     direct: BTreeMap<String, String>,
-    routes: route::Routes,
-    pub statuses: Vec<ObjectStatus>,
+
+    /// What the services have said of themselves.
+    ports: BTreeMap<Name, service::Ports>,
+    claims: BTreeMap<SocketAddr, BTreeSet<service::Claim>>,
+    found: BTreeMap<Name, endpoints::Found>,
+    direct_claims: BTreeMap<SocketAddr, BTreeMap<PortKey, endpoints::Direct>>,
+    /// The ports of each workload that services name.
+    uses: BTreeMap<String, BTreeSet<endpoints::Use>>,
+    routes: BTreeMap<Key, route::Resolved>,
+    attached: BTreeMap<PortKey, route::Groups>,
+    /// WorkloadPolicies of a namespace that are in force, what counts first before the rest.
+    policies: BTreeMap<String, Vec<Arc<Object>>>,
+    authorizations: BTreeMap<Key, wire::AuthorizationRules>,
 }
 
-impl View {
-    /// `leaving`: UIDs of workloads that are on their way out.
-    pub fn build(trust_domain: &str, objects: &Objects, leaving: &BTreeSet<String>) -> Self {
-        let mut view = Self::default();
-        let pods = pods(objects);
-        let mut builder = Builder {
-            trust_domain,
-            slices: slices(objects),
-            leaving,
-            pods: &pods,
-            ports_of: BTreeMap::new(),
-        };
-        for (key, object) in objects {
-            if let Spec::Service(service) = &object.spec
-                && !service.external
-            {
-                builder.service(key, service, &mut view);
+impl Index {
+    pub fn new(trust_domain: &str) -> Self {
+        Self {
+            trust_domain: trust_domain.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes up changes; the resources that are not what they were.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Touched {
+        for Change { key, object } in changes {
+            self.change(key, object);
+        }
+        self.settle()
+    }
+
+    /// Takes a workload out of rotation, until its pod is gone or it returns.
+    pub fn leave(&mut self, uid: &str) -> Touched {
+        let known = self.referring.contains_key(&Link::PodOfUid(uid.to_owned()));
+        if known && self.leaving.insert(uid.to_owned()) {
+            self.dirty_services_of(uid);
+        }
+        self.settle()
+    }
+
+    /// A workload that had left begins anew.
+    pub fn returned(&mut self, uid: &str) -> Touched {
+        if self.leaving.remove(uid) {
+            self.dirty_services_of(uid);
+        }
+        self.settle()
+    }
+
+    fn dirty_services_of(&mut self, uid: &str) {
+        let uses = self.uses.get(uid).into_iter().flatten();
+        let services = uses.map(|of| Name::new(&of.port.namespace, &of.port.name));
+        self.dirty.extend(services.map(Unit::Endpoints));
+    }
+
+    fn change(&mut self, key: Key, object: Option<Arc<Object>>) {
+        let old = self.objects.remove(&key);
+        if old == object {
+            if let Some(object) = object {
+                self.objects.insert(key, object);
+            }
+            return;
+        }
+        if let Some(old) = &old {
+            self.dirty_of(&key, old);
+            for link in links(&key, old) {
+                let of = self.referring.get_mut(&link);
+                if of.is_some_and(|of| of.remove(&key) && of.is_empty()) {
+                    self.referring.remove(&link);
+                }
             }
         }
-        view.addresses(objects);
-        view.routes = route::Routes::build(objects, &view.services, &mut view.statuses);
-        policy::traffic(objects, &mut view.services, &mut view.statuses);
-        let policies = policy::Policies::of(objects, &mut view.statuses);
-        for (pod_key, pod) in pods.values() {
-            if pod.inbound.is_some() {
-                let ports = builder.ports_of.get(&pod.uid);
-                let workload = policies.workload(pod_key, pod, ports);
-                view.workloads.insert(pod.uid.clone(), workload);
+        if let Some(new) = object {
+            for link in links(&key, &new) {
+                self.referring.entry(link).or_default().insert(key.clone());
+            }
+            self.dirty_of(&key, &new);
+            self.objects.insert(key, new);
+        }
+        if let Some(Spec::Pod(pod)) = old.as_ref().map(|old| &old.spec)
+            && !self
+                .referring
+                .contains_key(&Link::PodOfUid(pod.uid.clone()))
+        {
+            self.leaving.remove(&pod.uid);
+        }
+    }
+
+    /// Computes what is dirty.
+    fn settle(&mut self) -> Touched {
+        while let Some(unit) = self.dirty.pop_first() {
+            let said = self.compute(&unit);
+            put(&mut self.statuses, unit, (!said.is_empty()).then_some(said));
+        }
+        std::mem::take(&mut self.touched)
+    }
+
+    fn touch(&mut self, kind: Type, name: &str) {
+        self.touched.insert((kind, name.to_owned()));
+    }
+
+    /// Gives a name to dial to a port, or takes it away.
+    fn name(&mut self, name: &str, to: Option<(PortKey, wire::Listener)>) {
+        let port = to.as_ref().map(|(port, _)| port.clone());
+        let old = self.destinations.get(name).map(|(port, _)| port.clone());
+        if !put(&mut self.destinations, name.to_owned(), to) {
+            return;
+        }
+        self.touch(Type::Destination, name);
+        if let Some(old) = old
+            && let Some(names) = self.names.get_mut(&old)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.names.remove(&old);
             }
         }
-        view
+        if let Some(port) = port {
+            self.names.entry(port).or_default().insert(name.to_owned());
+        }
+    }
+}
+
+/// What can be asked for.
+impl Index {
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     pub fn service(&self, name: &str) -> Option<&wire::Service> {
@@ -88,16 +260,23 @@ impl View {
         self.workloads.get(uid)
     }
 
-    /// Names of the Endpoints that a workload is among.
+    /// Names of the Endpoints that a workload is among, or would be.
     pub fn services_of(&self, uid: &str) -> BTreeSet<String> {
-        let among = |endpoints: &wire::Endpoints| {
-            endpoints
-                .endpoints
-                .iter()
-                .any(|endpoint| endpoint.workload == uid)
-        };
-        let services = self.endpoints.iter().filter(|(_, list)| among(list));
-        services.map(|(name, _)| name.clone()).collect()
+        let uses = self.uses.get(uid).into_iter().flatten();
+        uses.flat_map(|of| [of.port.to_string(), endpoints::direct_name(uid, of.address)])
+            .collect()
+    }
+
+    /// The namespace that `destination` differs for, or empty: it is everybody's.
+    pub fn audience<'a>(&self, namespace: &'a str, name: &str) -> &'a str {
+        let groups = self
+            .destinations
+            .get(name)
+            .and_then(|(port, _)| self.attached.get(port));
+        match groups.is_some_and(|groups| groups.contains_key(namespace)) {
+            true => namespace,
+            false => "",
+        }
     }
 
     /// What dialling `name` means to workloads of `namespace`.
@@ -105,7 +284,10 @@ impl View {
         if let Some((port, listener)) = self.destinations.get(name) {
             let mut listener = listener.clone();
             listener.destination = name.to_owned();
-            let (routes, mut services) = self.routes.of(port, namespace, &listener.name);
+            let groups = self.attached.get(port);
+            let (routes, mut services) = groups
+                .map(|groups| route::of(groups, namespace, &listener.name))
+                .unwrap_or_default();
             if routes.is_empty() {
                 listener.service = port.to_string();
                 services = vec![port.to_string()];
@@ -121,270 +303,70 @@ impl View {
             listener: Some(wire::Listener {
                 destination: name.to_owned(),
                 service: service.clone(),
-                ..listener(name, name, "")
+                ..service::listener(name, name, "")
             }),
             routes: Vec::new(),
             services: vec![service.clone()],
         })
     }
 
-    /// Who is dialled at which address; the oldest Service of several that claim one.
-    fn addresses(&mut self, objects: &Objects) {
-        let mut owners: HashMap<String, PortKey> = HashMap::new();
-        let mut services: Vec<(&Key, &Object, &Service)> = objects
-            .iter()
-            .filter_map(|(key, object)| match &object.spec {
-                Spec::Service(service) if !service.external => Some((key, object, service)),
-                _ => None,
-            })
-            .collect();
-        services.sort_by_key(|(key, object, _)| {
+    /// What is to be said of objects, in order of kind and name.
+    pub fn statuses(&self) -> Vec<ObjectStatus> {
+        let mut all: Vec<ObjectStatus> = self.statuses.values().flatten().cloned().collect();
+        let order = |a: &ObjectStatus| {
             (
-                object.created.is_empty(),
-                object.created.clone(),
-                (*key).clone(),
+                a.kind.clone(),
+                a.namespace.clone(),
+                a.name.clone(),
+                a.parent.clone(),
             )
-        });
-        for (key, _, service) in services {
-            for port in &service.ports {
-                let named = PortKey {
-                    namespace: key.namespace.clone(),
-                    name: key.name.clone(),
-                    port: port.port,
-                };
-                let by_name = format!("{}.{}:{}", key.name, key.namespace, port.port);
-                let listener_name = format!("{named}@name");
-                let bound = format!("0.0.0.0:{}", port.port);
-                let own = listener(&listener_name, &bound, &port.protocol);
-                self.destinations.insert(by_name, (named.clone(), own));
-                for (index, address) in service.addresses.iter().enumerate() {
-                    let address = SocketAddr::from((*address, port.port)).to_string();
-                    if let Some(owner) = owners.get(&address) {
-                        self.statuses.push(conflicted(key, &address, owner));
-                        continue;
-                    }
-                    owners.insert(address.clone(), named.clone());
-                    let name = match index {
-                        0 => named.to_string(),
-                        _ => format!("{named}@{address}"),
-                    };
-                    let own = listener(&name, &address, &port.protocol);
-                    self.destinations.insert(address, (named.clone(), own));
-                }
-            }
+        };
+        all.sort_by_cached_key(order);
+        all
+    }
+}
+
+/// Puts or removes a value; whether that changed anything.
+fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> bool {
+    match value {
+        Some(value) if map.get(&key) == Some(&value) => false,
+        Some(value) => {
+            map.insert(key, value);
+            true
         }
+        None => map.remove(&key).is_some(),
     }
 }
 
-fn conflicted(key: &Key, address: &str, owner: &PortKey) -> ObjectStatus {
-    ObjectStatus {
-        kind: "Service".to_owned(),
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
-        parent: address.to_owned(),
-        conditions: vec![condition(
-            "Accepted",
-            false,
-            "Conflicted",
-            &format!("{address} belongs to Service {owner}, which is older"),
-        )],
-    }
-}
-
-pub(crate) fn condition(kind: &str, status: bool, reason: &str, message: &str) -> Condition {
+fn condition(kind: &str, status: bool, reason: &str, message: &str) -> Condition {
     Condition {
         kind: kind.to_owned(),
         status,
         reason: reason.to_owned(),
         message: message.to_owned(),
+        observed_generation: 0,
     }
 }
 
-fn listener(name: &str, address: &str, protocol: &str) -> wire::Listener {
-    use wire::listener_protocol::Value;
-    let protocol = match protocol {
-        "http" | "http2" => Value::Http,
-        "tls" => Value::Tls,
-        "tcp" => Value::Tcp,
-        _ => Value::Auto,
-    };
-    let http = matches!(protocol, Value::Http | Value::Auto).then(|| wire::HttpOptions {
-        forwarded: wire::http_options::Forwarded::Preserve.into(),
-        ..Default::default()
-    });
-    wire::Listener {
-        name: name.to_owned(),
-        address: address.to_owned(),
-        protocol: protocol.into(),
-        role: wire::listener_role::Value::Virtual.into(),
-        http,
-        ..Default::default()
+/// What is said of an object, of the generation that it has.
+fn said(
+    (key, object): (&Key, &Object),
+    parent: String,
+    mut conditions: Vec<Condition>,
+) -> ObjectStatus {
+    for condition in &mut conditions {
+        condition.observed_generation = object.generation;
+    }
+    ObjectStatus {
+        kind: key.kind.to_owned(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        parent,
+        conditions,
     }
 }
 
-/// Pods that are there, by UID.
-type Pods<'a> = BTreeMap<&'a str, (&'a Key, &'a Pod)>;
-
-fn pods(objects: &Objects) -> Pods<'_> {
-    objects
-        .iter()
-        .filter_map(|(key, object)| match &object.spec {
-            Spec::Pod(pod) if !pod.uid.is_empty() => Some((pod.uid.as_str(), (key, pod))),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Slices by namespace and name of their service.
-type Slices<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Slice>>;
-
-fn slices(objects: &Objects) -> Slices<'_> {
-    let mut slices = Slices::new();
-    for (key, object) in objects {
-        if let Spec::Slice(slice) = &object.spec {
-            let of = (key.namespace.as_str(), slice.service.as_str());
-            slices.entry(of).or_default().push(slice);
-        }
-    }
-    slices
-}
-
-struct Builder<'a> {
-    trust_domain: &'a str,
-    slices: Slices<'a>,
-    leaving: &'a BTreeSet<String>,
-    pods: &'a Pods<'a>,
-    /// Ports that services name of each workload: service, port, protocol.
-    ports_of: BTreeMap<String, Vec<(String, u16, String)>>,
-}
-
-impl Builder<'_> {
-    fn service(&mut self, key: &Key, service: &Service, view: &mut View) {
-        for port in &service.ports {
-            let named = PortKey {
-                namespace: key.namespace.clone(),
-                name: key.name.clone(),
-                port: port.port,
-            };
-            let name = named.to_string();
-            let endpoints = self.endpoints(key, port, view);
-            view.endpoints.insert(
-                name.clone(),
-                wire::Endpoints {
-                    service: name.clone(),
-                    endpoints,
-                },
-            );
-            let protocol = match port.protocol.as_str() {
-                "http2" => wire::service::Protocol::Http2,
-                "tcp" | "tls" => wire::service::Protocol::Tcp,
-                _ => wire::service::Protocol::Mirror,
-            };
-            let service = wire::Service {
-                name: name.clone(),
-                protocol: protocol.into(),
-                // A replica that dies must not be asked again and again.
-                outlier_detection: Some(wire::OutlierDetection::default()),
-                ..Default::default()
-            };
-            view.services.insert(name, service);
-        }
-    }
-
-    /// Ready endpoints; where there are none, those that still serve.
-    fn endpoints(&mut self, key: &Key, port: &ServicePort, view: &mut View) -> Vec<wire::Endpoint> {
-        let (mut ready, mut serving) = (BTreeMap::new(), BTreeMap::new());
-        let of = (key.namespace.as_str(), key.name.as_str());
-        for slice in self.slices.get(&of).cloned().unwrap_or_default() {
-            let of_port = slice.ports.iter().filter(|(name, _)| *name == port.name);
-            for (_, number) in of_port {
-                for endpoint in &slice.endpoints {
-                    let Some((address, wire)) = self.endpoint(key, endpoint, *number) else {
-                        continue;
-                    };
-                    if !wire.workload.is_empty() {
-                        let ports = self.ports_of.entry(wire.workload.clone()).or_default();
-                        ports.push((key.name.clone(), *number, port.protocol.clone()));
-                        direct(view, address, &wire, &port.protocol);
-                    }
-                    let leaving = endpoint.terminating || self.leaving.contains(&wire.workload);
-                    if endpoint.ready && !leaving {
-                        ready.insert(address, wire);
-                    } else if endpoint.serving || endpoint.ready {
-                        serving.insert(address, wire);
-                    }
-                }
-            }
-        }
-        let chosen = if ready.is_empty() { serving } else { ready };
-        chosen.into_values().collect()
-    }
-
-    fn endpoint(
-        &self,
-        key: &Key,
-        endpoint: &SliceEndpoint,
-        port: u16,
-    ) -> Option<(SocketAddr, wire::Endpoint)> {
-        let address: IpAddr = *endpoint.addresses.first()?;
-        let address = SocketAddr::from((address, port));
-        let mut wire = wire::Endpoint {
-            address: address.to_string(),
-            zone: endpoint.zone.clone(),
-            ..Default::default()
-        };
-        let pod = endpoint.pod.as_ref().and_then(|(name, uid)| {
-            let by_uid = self.pods.get(uid.as_str()).copied();
-            // Without a UID: by its name, if the address is that pod's.
-            by_uid.or_else(|| {
-                let mut pods = self.pods.values().copied();
-                pods.find(|(of, pod)| {
-                    uid.is_empty()
-                        && of.name == *name
-                        && of.namespace == key.namespace
-                        && pod.addresses.contains(&address.ip())
-                })
-            })
-        });
-        if let Some((of, pod)) = pod
-            && let Some(inbound) = &pod.inbound
-            && let Ok(id) = SpiffeId::new(self.trust_domain, &of.namespace, &pod.account)
-        {
-            wire.identity = id.to_string();
-            wire.workload.clone_from(&pod.uid);
-            if let Ok(port) = inbound.parse::<u16>() {
-                wire.mesh_address = SocketAddr::from((address.ip(), port)).to_string();
-            }
-        }
-        Some((address, wire))
-    }
-}
-
-/// An endpoint that is dialled by its own address: that one and no other.
-fn direct(view: &mut View, address: SocketAddr, endpoint: &wire::Endpoint, protocol: &str) {
-    let name = format!("{}@{address}", endpoint.workload);
-    let opaque = matches!(protocol, "tcp" | "tls");
-    let protocol = match opaque {
-        true => wire::service::Protocol::Tcp,
-        false => wire::service::Protocol::Mirror,
-    };
-    view.services.insert(
-        name.clone(),
-        wire::Service {
-            name: name.clone(),
-            protocol: protocol.into(),
-            ..Default::default()
-        },
-    );
-    view.endpoints.insert(
-        name.clone(),
-        wire::Endpoints {
-            service: name.clone(),
-            endpoints: vec![endpoint.clone()],
-        },
-    );
-    view.direct.insert(address.to_string(), name);
-}
-
+#[cfg(test)]
+mod changes;
 #[cfg(test)]
 mod tests;

@@ -1,98 +1,164 @@
 //! What policies make of a workload's ports, and of how services are called.
+//!
+//! Of policies that contradict each other the oldest counts, then the first by name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use weft_config::compile::compile;
-use weft_config::status::ObjectStatus;
+use weft_config::status::{Condition, ObjectStatus};
 use weft_config::wire;
 
-use super::{Objects, condition};
+use super::{Index, Name, Type, condition, put, said};
 use crate::api::{
-    AuthorizationPolicy, DefaultAction, Key, Mtls, Pod, Selector, Spec, TargetRef,
+    AuthorizationPolicy, DefaultAction, Key, Mtls, Object, Pod, Selector, Spec, TargetRef,
     UnknownDestination, WorkloadPolicy,
 };
 
-/// What is said of workloads, by namespace; only what a proxy could use.
-#[derive(Debug, Default)]
-pub struct Policies<'a> {
-    workload: BTreeMap<&'a str, Vec<&'a WorkloadPolicy>>,
-    authorization: BTreeMap<&'a str, Vec<(&'a AuthorizationPolicy, wire::AuthorizationRules)>>,
-}
+type Policy = (Key, Arc<Object>);
 
-impl<'a> Policies<'a> {
-    /// Also says of each AuthorizationPolicy whether it is in force.
-    pub fn of(objects: &'a Objects, statuses: &mut Vec<ObjectStatus>) -> Self {
-        let mut policies = Self::default();
-        for (key, object) in objects {
-            let namespace = key.namespace.as_str();
-            match &object.spec {
-                Spec::Workload(policy) => {
-                    policies.workload.entry(namespace).or_default().push(policy);
-                }
-                Spec::Authorization(policy) => {
-                    let rules = wire::AuthorizationRules {
-                        name: format!("{}/{}", key.namespace, key.name),
-                        ..policy.rules.clone()
-                    };
-                    let good = compiles(&rules);
-                    statuses.push(accepted(key, &good));
-                    if good.is_ok() {
-                        let of = policies.authorization.entry(namespace).or_default();
-                        of.push((policy, rules));
-                    }
-                }
-                _ => {}
-            }
-        }
-        for of in policies.workload.values_mut() {
-            // A selector's beats the namespace's; of several alike the first by name counts.
-            of.sort_by_key(|policy| policy.selector.is_none());
-        }
-        policies
+impl Index {
+    pub(super) fn compute_authorization(&mut self, key: &Key) -> Vec<ObjectStatus> {
+        let object = self.objects.get(key).cloned();
+        let Some((object, policy)) = object.as_ref().and_then(authorization) else {
+            self.authorizations.remove(key);
+            return Vec::new();
+        };
+        let rules = wire::AuthorizationRules {
+            name: format!("{}/{}", key.namespace, key.name),
+            ..policy.rules.clone()
+        };
+        let usable = check(&rules);
+        let verdict = match &usable {
+            Err(problem) => condition("Accepted", false, "Invalid", problem),
+            Ok(()) => self.targets(&key.namespace, &policy.targets),
+        };
+        let rules = usable.is_ok().then_some(rules);
+        put(&mut self.authorizations, key.clone(), rules);
+        vec![said((key, object), String::new(), vec![verdict])]
     }
 
-    /// A workload as its own proxy has to know it. `named`: service, port and
-    /// protocol of each port that a Service names.
-    pub fn workload(
-        &self,
-        key: &Key,
-        pod: &Pod,
-        named: Option<&Vec<(String, u16, String)>>,
-    ) -> wire::Workload {
+    /// Whether the targets of a policy are there.
+    fn targets(&self, namespace: &str, targets: &[TargetRef]) -> Condition {
+        for target in targets {
+            if target.kind != "Service" {
+                return not_a_service(target);
+            }
+            let name = Name::new(namespace, &target.name);
+            if self.service_object(&name).is_none() {
+                return target_not_found(&name);
+            }
+        }
+        condition("Accepted", true, "Accepted", "")
+    }
+
+    /// Speaks of the targets that are no Services; of the others, their Services' ports do.
+    pub(super) fn compute_traffic(&mut self, key: &Key) -> Vec<ObjectStatus> {
+        let Some(object) = self.objects.get(key) else {
+            return Vec::new();
+        };
+        let Spec::Traffic(policy) = &object.spec else {
+            return Vec::new();
+        };
+        if policy.targets.is_empty() {
+            let verdict = condition("Accepted", false, "Invalid", "targetRefs: names no Service");
+            return vec![said((key, object), String::new(), vec![verdict])];
+        }
+        let strange = policy.targets.iter().filter(|of| of.kind != "Service");
+        strange
+            .map(|target| {
+                let parent = format!("{} {}/{}", target.kind, key.namespace, target.name);
+                said((key, object), parent, vec![not_a_service(target)])
+            })
+            .collect()
+    }
+
+    pub(super) fn compute_policies(&mut self, namespace: &str) -> Vec<ObjectStatus> {
+        let found = self.within("WorkloadPolicy", namespace);
+        let mut all: Vec<Policy> = found
+            .map(|(key, object)| (key.clone(), Arc::clone(object)))
+            .collect();
+        all.sort_by_key(|(key, object)| (object.age(), key.clone()));
+        let mut in_force: Vec<Policy> = Vec::new();
+        let mut statuses = Vec::new();
+        for (key, object) in all {
+            let verdict = match contradicted(&object, &in_force) {
+                Some((older, field)) => {
+                    let message = format!(
+                        "{field} is set by {older} for the same pods, which is older or first by name; nothing of this policy is in force"
+                    );
+                    condition("Accepted", false, "Conflicted", &message)
+                }
+                None => condition("Accepted", true, "Accepted", ""),
+            };
+            let counts = verdict.status;
+            statuses.push(said((&key, &object), String::new(), vec![verdict]));
+            if counts {
+                in_force.push((key, object));
+            }
+        }
+        // A selector's beats the namespace's.
+        in_force.sort_by_key(|(_, object)| {
+            workload(object).is_some_and(|policy| policy.selector.is_none())
+        });
+        let objects: Vec<Arc<Object>> = in_force.into_iter().map(|(_, object)| object).collect();
+        let objects = (!objects.is_empty()).then_some(objects);
+        put(&mut self.policies, namespace.to_owned(), objects);
+        statuses
+    }
+
+    pub(super) fn compute_workload(&mut self, uid: &str) -> Vec<ObjectStatus> {
+        let pod = self.pod(uid).filter(|(_, pod)| pod.inbound.is_some());
+        let fresh = pod.map(|(key, pod)| self.workload_of(key, pod));
+        if put(&mut self.workloads, uid.to_owned(), fresh) {
+            self.touch(Type::Workload, uid);
+        }
+        Vec::new()
+    }
+
+    /// A workload as its own proxy has to know it.
+    fn workload_of(&self, key: &Key, pod: &Pod) -> wire::Workload {
         use wire::listener_protocol::Value;
-        let policy = self.merged(key, pod);
+        let policy = self.merged(&key.namespace, pod);
         let inbound =
             |port: u16, services: &[&str]| self.inbound(key, pod, &policy, (port, services));
-        let mut ports: BTreeMap<u16, wire::WorkloadPort> = BTreeMap::new();
-        for (_, port, protocol) in named.into_iter().flatten() {
-            let protocol = match protocol.as_str() {
+        let mut named: BTreeMap<u16, (Value, Vec<&str>)> = BTreeMap::new();
+        for of in self.uses.get(&pod.uid).into_iter().flatten() {
+            let protocol = match of.protocol.as_str() {
                 "http" | "http2" => Value::Http,
                 "tls" | "tcp" => Value::Tcp,
                 _ => Value::Auto,
             };
-            let services: Vec<&str> = named
-                .into_iter()
-                .flatten()
-                .filter(|(_, other, _)| other == port)
-                .map(|(service, ..)| service.as_str())
-                .collect();
-            ports.insert(
-                *port,
-                workload_port(*port, protocol, inbound(*port, &services)),
-            );
+            let entry = named
+                .entry(of.address.port())
+                .or_insert((Value::Auto, Vec::new()));
+            // Of services that declare different protocols the first by name counts.
+            if entry.0 == Value::Auto {
+                entry.0 = protocol;
+            }
+            if !entry.1.contains(&of.port.name.as_str()) {
+                entry.1.push(&of.port.name);
+            }
         }
         // A port with an exception of its own is known, whether a Service names it or not.
         for exception in &policy.ports {
-            let port = exception.port;
-            ports
-                .entry(port)
-                .or_insert_with(|| workload_port(port, Value::Auto, inbound(port, &[])));
+            named
+                .entry(exception.port)
+                .or_insert((Value::Auto, Vec::new()));
         }
+        let ports = named.iter().map(|(port, (protocol, services))| {
+            let inbound = Some(inbound(*port, services));
+            wire::WorkloadPort {
+                port: u32::from(*port),
+                protocol: (*protocol).into(),
+                inbound,
+            }
+        });
         let mut workload = wire::Workload {
             uid: pod.uid.clone(),
             namespace: key.namespace.clone(),
             service_account: pod.account.clone(),
-            ports: ports.into_values().collect(),
+            ports: ports.collect(),
             other_ports: Some(inbound(0, &[])),
             ..Default::default()
         };
@@ -103,10 +169,10 @@ impl<'a> Policies<'a> {
     }
 
     /// The policies of a workload as one.
-    fn merged(&self, key: &Key, pod: &Pod) -> WorkloadPolicy {
+    fn merged(&self, namespace: &str, pod: &Pod) -> WorkloadPolicy {
         let mut merged = WorkloadPolicy::default();
-        let of = self.workload.get(key.namespace.as_str());
-        for policy in of.into_iter().flatten() {
+        let of = self.policies.get(namespace).into_iter().flatten();
+        for policy in of.filter_map(|object| workload(object)) {
             if !selects(policy.selector.as_ref(), pod) {
                 continue;
             }
@@ -131,19 +197,19 @@ impl<'a> Policies<'a> {
     ) -> wire::Inbound {
         let exception = policy.ports.iter().find(|exception| exception.port == port);
         let mtls = exception.map(|exception| exception.mtls).or(policy.mtls);
-        let of = self.authorization.get(key.namespace.as_str());
+        let of = self.within("AuthorizationPolicy", &key.namespace);
         let policies = of
-            .into_iter()
-            .flatten()
-            .filter(|(policy, _)| {
+            .filter_map(|(key, object)| {
+                let (_, policy) = authorization(object)?;
                 let mut targets = policy.targets.iter();
-                selects(policy.selector.as_ref(), pod)
+                let concerns = selects(policy.selector.as_ref(), pod)
                     && (policy.targets.is_empty()
                         || targets.any(|target| {
                             target.kind == "Service" && services.contains(&target.name.as_str())
-                        }))
+                        }));
+                let rules = concerns.then(|| self.authorizations.get(key));
+                rules.flatten().cloned()
             })
-            .map(|(_, rules)| rules.clone())
             .collect();
         let mut authorization = wire::Authorization {
             policies,
@@ -163,26 +229,52 @@ impl<'a> Policies<'a> {
     }
 }
 
-fn workload_port(
-    port: u16,
-    protocol: wire::listener_protocol::Value,
-    inbound: wire::Inbound,
-) -> wire::WorkloadPort {
-    wire::WorkloadPort {
-        port: u32::from(port),
-        protocol: protocol.into(),
-        inbound: Some(inbound),
+fn authorization(object: &Arc<Object>) -> Option<(&Arc<Object>, &AuthorizationPolicy)> {
+    match &object.spec {
+        Spec::Authorization(policy) => Some((object, policy)),
+        _ => None,
     }
 }
 
-fn selects(selector: Option<&Selector>, pod: &Pod) -> bool {
+fn workload(object: &Object) -> Option<&WorkloadPolicy> {
+    match &object.spec {
+        Spec::Workload(policy) => Some(policy),
+        _ => None,
+    }
+}
+
+/// The policy for the same pods that says something else of the same field, and which.
+fn contradicted(object: &Object, older: &[Policy]) -> Option<(Key, String)> {
+    let policy = workload(object)?;
+    older.iter().find_map(|(key, other)| {
+        let other = workload(other)?;
+        if other.selector != policy.selector {
+            return None;
+        }
+        let field = policy.contradicts(other)?;
+        Some((key.clone(), field))
+    })
+}
+
+pub fn selects(selector: Option<&Selector>, pod: &Pod) -> bool {
     selector.is_none_or(|selector| {
         let mut labels = selector.match_labels.iter();
         labels.all(|(name, value)| pod.labels.get(name) == Some(value))
     })
 }
 
-fn compiles(rules: &wire::AuthorizationRules) -> Result<(), String> {
+fn not_a_service(target: &TargetRef) -> Condition {
+    let message = format!("targetRefs: kind {} is not Service", target.kind);
+    condition("Accepted", false, "Invalid", &message)
+}
+
+fn target_not_found(name: &Name) -> Condition {
+    let message = format!("there is no Service {name}");
+    condition("Accepted", false, "TargetNotFound", &message)
+}
+
+/// Whether a proxy could use the rules.
+pub fn check(rules: &wire::AuthorizationRules) -> Result<(), String> {
     let inbound = wire::Inbound {
         authorization: Some(wire::Authorization {
             policies: vec![rules.clone()],
@@ -210,73 +302,54 @@ fn compiles(rules: &wire::AuthorizationRules) -> Result<(), String> {
         .map_err(|errors| errors.to_string())
 }
 
-/// Applies TrafficPolicies to their Services, and says of each whether it is in force.
-pub fn traffic(
-    objects: &Objects,
-    services: &mut BTreeMap<String, wire::Service>,
-    statuses: &mut Vec<ObjectStatus>,
-) {
-    for (key, object) in objects {
+/// Applies the TrafficPolicy that counts to a service's ports; what becomes of each.
+pub fn traffic<'a>(
+    name: &Name,
+    exists: bool,
+    services: impl Iterator<Item = &'a mut wire::Service>,
+    policies: &[Policy],
+) -> Vec<ObjectStatus> {
+    let mut services: Vec<&mut wire::Service> = services.collect();
+    let mut sorted: Vec<&Policy> = policies.iter().collect();
+    sorted.sort_by_key(|(key, object)| (object.age(), key.clone()));
+    let mut winner: Option<&Key> = None;
+    let mut statuses = Vec::new();
+    for (key, object) in sorted {
         let Spec::Traffic(policy) = &object.spec else {
             continue;
         };
-        let applied = policy
-            .targets
+        let changed: Result<Vec<wire::Service>, String> = services
             .iter()
-            .try_for_each(|target| apply(&key.namespace, target, &policy.service, services));
-        statuses.push(accepted(key, &applied));
-    }
-}
-
-fn apply(
-    namespace: &str,
-    target: &TargetRef,
-    policy: &wire::Service,
-    services: &mut BTreeMap<String, wire::Service>,
-) -> Result<(), String> {
-    if target.kind != "Service" {
-        return Err(format!("targetRefs: kind {} is not Service", target.kind));
-    }
-    let prefix = format!("{namespace}/{}:", target.name);
-    let of = |name: &String| name.starts_with(&prefix);
-    let mut found = false;
-    for (_, service) in services
-        .range_mut(prefix.clone()..)
-        .take_while(|(name, _)| of(name))
-    {
-        found = true;
-        let changed = with_policy(service, policy);
-        let config = wire::Config {
-            services: vec![changed.clone()],
-            ..Default::default()
+            .map(|service| with_policy(service, &policy.service))
+            .collect();
+        let verdict = match (winner, changed) {
+            _ if !exists => target_not_found(name),
+            (_, Err(problem)) => condition("Accepted", false, "Invalid", &problem),
+            (Some(winner), Ok(_)) => {
+                let message = format!("{winner} has this Service, and is older or first by name");
+                condition("Accepted", false, "Conflicted", &message)
+            }
+            (None, Ok(changed)) => {
+                for (service, changed) in services.iter_mut().zip(changed) {
+                    **service = changed;
+                }
+                winner = Some(key);
+                condition("Accepted", true, "Accepted", "")
+            }
         };
-        compile(&config).map_err(|errors| errors.to_string())?;
-        *service = changed;
+        statuses.push(said(
+            (key, object),
+            format!("Service {name}"),
+            vec![verdict],
+        ));
     }
-    match found {
-        true => Ok(()),
-        false => Err(format!("there is no Service {namespace}/{}", target.name)),
-    }
-}
-
-fn accepted(key: &Key, result: &Result<(), String>) -> ObjectStatus {
-    let accepted = match result {
-        Ok(()) => condition("Accepted", true, "Accepted", ""),
-        Err(problem) => condition("Accepted", false, "Invalid", problem),
-    };
-    ObjectStatus {
-        kind: key.kind.to_owned(),
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
-        parent: String::new(),
-        conditions: vec![accepted],
-    }
+    statuses
 }
 
 /// A service as the policy has it: its name and protocol stay.
-fn with_policy(service: &wire::Service, policy: &wire::Service) -> wire::Service {
+fn with_policy(service: &wire::Service, policy: &wire::Service) -> Result<wire::Service, String> {
     let outlier = policy.outlier_detection.clone();
-    wire::Service {
+    let changed = wire::Service {
         name: service.name.clone(),
         protocol: service.protocol,
         outlier_detection: outlier.or_else(|| service.outlier_detection.clone()),
@@ -284,5 +357,11 @@ fn with_policy(service: &wire::Service, policy: &wire::Service) -> wire::Service
         dns: None,
         tls: None,
         ..policy.clone()
-    }
+    };
+    let config = wire::Config {
+        services: vec![changed.clone()],
+        ..Default::default()
+    };
+    compile(&config).map_err(|errors| errors.to_string())?;
+    Ok(changed)
 }

@@ -3,23 +3,22 @@
 use super::*;
 use crate::source::manifest;
 
-fn view(yaml: &str) -> View {
+fn view(yaml: &str) -> Index {
     leaving(yaml, &[])
 }
 
-fn leaving(yaml: &str, uids: &[&str]) -> View {
+fn leaving(yaml: &str, uids: &[&str]) -> Index {
     let parsed = manifest::parse("x.yaml", yaml);
     assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
-    let objects = parsed
-        .objects
-        .into_iter()
-        .map(|object| (object.key(), object))
-        .collect();
-    View::build(
-        "td",
-        &objects,
-        &uids.iter().map(|uid| (*uid).to_owned()).collect(),
-    )
+    let mut index = Index::new("td");
+    index.apply(parsed.objects.into_iter().map(|object| Change {
+        key: object.key(),
+        object: Some(Arc::new(object)),
+    }));
+    for uid in uids {
+        index.leave(uid);
+    }
+    index
 }
 
 const SHOP: &str = "
@@ -77,7 +76,7 @@ fn endpoints_have_the_identity_of_their_pods() {
 
 #[test]
 fn who_leaves_is_out_unless_nobody_is_left() {
-    let addresses = |view: &View| -> Vec<String> {
+    let addresses = |view: &Index| -> Vec<String> {
         let endpoints = &view.endpoints("shop/web:80").unwrap().endpoints;
         endpoints
             .iter()
@@ -99,15 +98,16 @@ fn who_leaves_is_out_unless_nobody_is_left() {
 #[test]
 fn another_pod_with_the_address_is_not_taken_for_the_old_one() {
     let reused = SHOP.replace("uid: u1, annotations", "uid: u9, annotations");
-    let endpoints = &view(&reused)
-        .endpoints("shop/web:80")
-        .unwrap()
-        .endpoints
-        .clone();
-    assert_eq!(
-        endpoints[0].identity, "",
-        "the slice still names the old pod"
-    );
+    let moved = SHOP.replace("podIP: 10.1.0.1", "podIP: 10.1.0.9");
+    for stale in [reused, moved] {
+        let view = view(&stale);
+        let endpoints = &view.endpoints("shop/web:80").unwrap().endpoints;
+        let addresses: Vec<&str> = endpoints.iter().map(|of| of.address.as_str()).collect();
+        assert_eq!(addresses, ["10.1.0.2:8080"], "never called in plain text");
+        let said = accepted(&view, "web-x").remove(0);
+        assert_eq!(said.reason, "PodNotFound");
+        assert!(said.message.contains("10.1.0.1"), "{said:?}");
+    }
 }
 
 fn route(namespace: &str, backend: &str) -> String {
@@ -116,11 +116,13 @@ fn route(namespace: &str, backend: &str) -> String {
     )
 }
 
-fn accepted<'a>(view: &'a View, name: &str) -> &'a [Condition] {
-    let status = view.statuses.iter().find(|status| status.name == name);
-    &status
-        .unwrap_or_else(|| panic!("{name}: {:?}", view.statuses))
+fn accepted(view: &Index, name: &str) -> Vec<Condition> {
+    let all = view.statuses();
+    let status = all.iter().find(|status| status.name == name);
+    status
+        .unwrap_or_else(|| panic!("{name}: {all:?}"))
         .conditions
+        .clone()
 }
 
 #[test]
@@ -167,7 +169,7 @@ fn two_services_with_one_address() {
     let view = view(&format!("{shop}{other}"));
     let destination = view.destination("x", "10.96.0.1:80").unwrap();
     assert_eq!(destination.services, ["shop/web:80"]);
-    let lost = &accepted(&view, "aaa")[0];
+    let lost = accepted(&view, "aaa").remove(0);
     assert_eq!(lost.reason, "Conflicted");
     assert!(lost.message.contains("shop/web:80"));
 }

@@ -2,10 +2,13 @@
 //! Core kinds are read as Kubernetes' own types; the rules of routes are our
 //! wire form's, whose JSON is Gateway API's but for references.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use weft_config::compile::timestamp;
 use weft_config::status::SourceError;
 use weft_config::wire;
 
@@ -109,8 +112,23 @@ fn object(value: Value) -> Result<Option<Object>, Fault> {
         .next()
         .unwrap_or("");
     let spec = value.get("spec").cloned().unwrap_or_else(|| json!({}));
-    let namespace = namespace_of(&value).to_owned();
+    let namespace = match text_of(&value, "/kind") {
+        // A Namespace is in none.
+        "Namespace" => String::new(),
+        _ => namespace_of(&value).to_owned(),
+    };
+    let created = text_of(&value, "/metadata/creationTimestamp");
+    let created = match created {
+        "" => None,
+        text => Some(timestamp::parse(text).ok_or_else(|| {
+            let problem = format!("\"{text}\" is no time (RFC 3339)");
+            ("metadata.creationTimestamp".to_owned(), problem)
+        })?),
+    };
+    let generation = value.pointer("/metadata/generation");
+    let generation = generation.and_then(Value::as_i64).unwrap_or(0);
     let spec = match (group, text_of(&value, "/kind")) {
+        ("v1", "Namespace") => Spec::Namespace,
         ("v1", "Service") => Spec::Service(service(typed(&value, "")?)?),
         ("v1", "Pod") => Spec::Pod(pod(typed(&value, "")?)),
         ("discovery.k8s.io", "EndpointSlice") => Spec::Slice(slice(typed(&value, "")?)),
@@ -118,6 +136,9 @@ fn object(value: Value) -> Result<Option<Object>, Fault> {
             "gateway.networking.k8s.io",
             kind @ ("HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute"),
         ) => Spec::Route(route(kind, &value, spec)?),
+        ("gateway.networking.k8s.io", "ReferenceGrant") => {
+            Spec::ReferenceGrant(typed(&spec, "spec")?)
+        }
         ("weft.dev", "AuthorizationPolicy") => Spec::Authorization(authorization(spec)?),
         ("weft.dev", "WorkloadPolicy") => Spec::Workload(typed(&spec, "spec")?),
         ("weft.dev", "TrafficPolicy") => Spec::Traffic(Box::new(traffic(spec)?)),
@@ -137,7 +158,8 @@ fn object(value: Value) -> Result<Option<Object>, Fault> {
     Ok(Some(Object {
         namespace,
         name,
-        created: text_of(&value, "/metadata/creationTimestamp").to_owned(),
+        created,
+        generation,
         spec,
     }))
 }
@@ -157,25 +179,36 @@ fn service(service: core::Service) -> Result<Service, Fault> {
         if of.protocol.as_deref().unwrap_or("TCP") != "TCP" {
             continue;
         }
+        let declared = of.app_protocol.as_deref();
+        let protocol = protocol(declared, of.name.as_deref());
+        let kubernetes = declared.is_some_and(|word| word.starts_with("kubernetes.io/"));
         ports.push(ServicePort {
             port: port(&format!("spec.ports[{index}].port"), of.port)?,
-            protocol: protocol(of.app_protocol.as_deref(), of.name.as_deref()),
+            unknown_protocol: kubernetes && protocol.is_empty(),
+            protocol,
             name: of.name.unwrap_or_default(),
         });
     }
+    let addresses = ips
+        .iter()
+        .chain(&spec.cluster_ip)
+        .filter_map(|ip| ip.parse().ok())
+        .fold(Vec::new(), |mut all: Vec<IpAddr>, ip| {
+            if !all.contains(&ip) {
+                all.push(ip);
+            }
+            all
+        });
+    let families = spec.ip_families.unwrap_or_default();
     Ok(Service {
         headless: spec.cluster_ip.as_deref() == Some("None"),
         external: spec.type_.as_deref() == Some("ExternalName"),
-        addresses: ips
-            .iter()
-            .chain(&spec.cluster_ip)
-            .filter_map(|ip| ip.parse().ok())
-            .fold(Vec::new(), |mut all, ip| {
-                if !all.contains(&ip) {
-                    all.push(ip);
-                }
-                all
-            }),
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        prefers_ipv6: match (addresses.first(), families.first()) {
+            (Some(address), _) => address.is_ipv6(),
+            (None, family) => family.is_some_and(|family| family == "IPv6"),
+        },
+        addresses,
         ports,
     })
 }
@@ -208,6 +241,7 @@ fn slice(slice: EndpointSlice) -> Slice {
             .unwrap_or_default(),
         ports: ports
             .into_iter()
+            .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
             .filter_map(|port| {
                 Some((
                     port.name.unwrap_or_default(),

@@ -1,4 +1,6 @@
-//! Where objects come from. A directory of manifests here.
+//! Where objects come from: a directory of manifests, and what tells of its changes.
 
 pub mod directory;
+pub mod follow;
 pub mod manifest;
+mod watch;
