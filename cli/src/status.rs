@@ -395,6 +395,7 @@ mod tests {
                                 ..Condition::default()
                             },
                             Condition {
+                                observed_generation: 0,
                                 kind: "ResolvedRefs".to_owned(),
                                 status: false,
                                 reason: "BackendNotFound".to_owned(),

@@ -104,6 +104,12 @@ impl Connection {
         }
     }
 
+    /// The SPIFFE ID of who the client has proved to be; empty: nobody.
+    fn peer_name(&self) -> &str {
+        let peer = self.peer.as_ref();
+        peer.map_or("", |peer| peer.identity.as_str())
+    }
+
     /// The configuration as of now; `None` when the listener is gone from it.
     pub fn configuration(&self) -> Option<Current> {
         let runtime = self.worker.shared.runtime.load_full();

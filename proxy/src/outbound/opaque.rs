@@ -358,6 +358,7 @@ impl Told<'_> {
             bytes_out: self.bytes.1,
             request_id: "",
             tls: connection.tls_version,
+            peer: connection.peer_name(),
         });
     }
 }

@@ -139,6 +139,7 @@ impl Record {
             bytes_out: self.bytes_out,
             request_id: request_id.unwrap_or(""),
             tls: connection.tls_version,
+            peer: connection.peer_name(),
         });
     }
 }

@@ -62,6 +62,8 @@ pub struct Entry<'a> {
     pub request_id: &'a str,
     /// Downstream's TLS version.
     pub tls: &'static str,
+    /// Who the client has proved to be, by mTLS between sidecars: a SPIFFE ID.
+    pub peer: &'a str,
 }
 
 /// The access log of the process.
@@ -342,6 +344,7 @@ fn for_each_field<'a>(entry: &'a Entry<'a>, mut field: impl FnMut(&'static str, 
         ("bytes_out", Some(Number(entry.bytes_out))),
         ("request_id", optional(entry.request_id)),
         ("tls", optional(entry.tls)),
+        ("peer", optional(entry.peer)),
     ] {
         if let Some(value) = value {
             field(name, value);

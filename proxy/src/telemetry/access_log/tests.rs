@@ -25,6 +25,7 @@ fn entry() -> Entry<'static> {
         bytes_out: 64,
         request_id: "",
         tls: "",
+        peer: "spiffe://td/ns/a/sa/b",
     }
 }
 
@@ -53,6 +54,7 @@ fn both_formats_carry_every_field() {
     assert_eq!(json["flag"], "answered");
     assert_eq!(json["duration_us"], 1500);
     assert_eq!(json["backend"], "10.0.0.1:80");
+    assert_eq!(json["peer"], "spiffe://td/ns/a/sa/b");
     assert!(json.get("tls").is_none());
     line.clear();
     write_text(&mut line, &entry());
