@@ -28,10 +28,11 @@ test: ## Install what the tests need, then run every test (ARGS=... for cargo te
 	cargo build --workspace $(LOCKED) --bins
 	cargo test --workspace $(LOCKED) $(ARGS)
 
-bench: ## The cost of a hop beside nginx, HAProxy and Envoy (CASES=a,b SUBJECTS=a,b)
+bench: ## What a hop and an mTLS pair cost beside nginx, HAProxy, Envoy; the mesh's figures (CASES=a,b or mesh, SUBJECTS=a,b)
 	@scripts/setup bench
-	cargo build --release $(LOCKED) -p weft-proxy
-	cargo run --release $(LOCKED) -p weft-benches --bin hop -- --install $(if $(CASES),--cases $(CASES)) $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(ARGS)
+	cargo build --release $(LOCKED) -p weft-proxy -p weft-controller
+	$(if $(filter mesh,$(CASES)),,cargo run --release $(LOCKED) -p weft-benches --bin hop -- --install $(if $(CASES),--cases $(CASES)) $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(ARGS))
+	$(if $(filter-out mesh,$(CASES)),,cargo run --release $(LOCKED) -p weft-benches --bin hop -- mesh $(if $(SUBJECTS),--subjects $(SUBJECTS)))
 
 fuzz: ## Run each fuzz target for SECONDS_EACH (20)
 	@scripts/setup fuzz

@@ -148,13 +148,22 @@ impl Process {
     }
 
     pub fn rss_bytes(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// What of the RSS is no file's.
+    pub fn anonymous_bytes(&self) -> Result<u64> {
+        self.memory("RssAnon:")
+    }
+
+    fn memory(&self, field: &str) -> Result<u64> {
         let mut sum = 0;
         for pid in self.pids() {
             let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
             let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
             sum += kib
-                .context("VmRSS of a living process")?
+                .with_context(|| format!("{field} of a living process"))?
                 .trim()
                 .parse::<u64>()?
                 * 1024;

@@ -1,17 +1,21 @@
 //! Memory of a sidecar: with one service, and with so many in use, each of three
-//! replicas and each asked. One worker; RSS as the kernel counts it.
+//! replicas and asked again and again. One worker; RSS as the kernel counts it, which
+//! includes the pages of the program that all sidecars of a host share (`anonymous`
+//! does not).
 
 use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
 use super::{Figure, Stage, dialled, get, until, workload};
 use crate::mesh::Workload;
-use crate::process::Process;
 
 const REPLICAS: u16 = 3;
-/// Requests to each service.
-const REQUESTS: usize = 20;
+/// How long they are in use, each asked about once a second: what starting and
+/// learning took for a moment has been given back by then.
+const USED_FOR: Duration = Duration::from_secs(15);
 const MIB: f64 = 1024.0 * 1024.0;
 const WITH_100_MAX_MIB: f64 = 12.0;
 
@@ -40,24 +44,32 @@ pub fn take(stage: &Stage<'_>) -> Result<Vec<Figure>> {
     for count in [1, services] {
         let used = &listeners[..usize::from(count)];
         let sidecar = stage.sidecar(&mesh, client, 20, used)?;
-        let value = in_use(&sidecar, used)?;
+        use_all(used)?;
+        let value = sidecar.rss_bytes()? as f64 / MIB;
         let mut figure = Figure::new(format!("mesh-rss-{count}"), value, "MiB");
+        let anonymous = sidecar.anonymous_bytes()? as f64 / MIB;
+        figure.beside.insert("anonymous_mib", anonymous);
         figure.at_most = (count == 100).then_some(WITH_100_MAX_MIB);
         figures.push(figure);
     }
     Ok(figures)
 }
 
-fn in_use(sidecar: &Process, used: &[(SocketAddr, &str)]) -> Result<f64> {
+fn use_all(used: &[(SocketAddr, &str)]) -> Result<()> {
     for &(addr, service) in used {
         until(service, || Ok(get(addr, "/64").is_ok()))?;
-        for _request in 0..REQUESTS {
+    }
+    let begun = Instant::now();
+    while begun.elapsed() < USED_FOR {
+        let round = Instant::now();
+        for &(addr, service) in used {
             let body = get(addr, "/64")?;
             ensure!(
                 body.len() == crate::case::SMALL_BYTES,
                 "{service}: {body:?}"
             );
         }
+        sleep(Duration::from_secs(1).saturating_sub(round.elapsed()));
     }
-    Ok(sidecar.rss_bytes()? as f64 / MIB)
+    Ok(())
 }
