@@ -1,6 +1,7 @@
 //! The fault matrix, shortened: `make chaos` runs all of it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use weft_tests::chaos::fault::Fault;
 use weft_tests::chaos::protocol::Protocol;
@@ -9,17 +10,39 @@ use weft_tests::chaos::{Extent, run};
 
 const EXTENT: Extent = Extent {
     step: 30,
+    churn: Duration::from_secs(2),
     sent_min: 100,
 };
 
+fn cells(faults: &[Fault]) -> Vec<Cell> {
+    let binary = Path::new(env!("CARGO_BIN_EXE_chaos"));
+    let one = |fault: &Fault| run(binary, *fault, &Protocol::ALL, EXTENT);
+    let cells: Vec<Cell> = faults.iter().flat_map(one).collect();
+    print!("{}", report::table(&cells));
+    cells
+}
+
 #[test]
 fn what_a_proxy_can_save_is_saved() {
-    let binary = Path::new(env!("CARGO_BIN_EXE_chaos"));
-    let mut cells = Vec::new();
-    for fault in [Fault::Rollout, Fault::ApplicationKilled] {
-        cells.extend(run(binary, fault, &Protocol::ALL, EXTENT));
-    }
-    print!("{}", report::table(&cells));
+    let cells = cells(&[
+        Fault::Rollout,
+        Fault::RolloutWithoutController,
+        Fault::Lag(1),
+        Fault::ReplicaKilled,
+        Fault::AddressReused,
+        Fault::ControllerKilled,
+        Fault::ConfigChurn,
+        Fault::CallerUpgraded,
+    ]);
     let complaints: Vec<String> = cells.iter().filter_map(Cell::complaint).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+/// A matrix that shows 0 shows something only if it would show more.
+#[test]
+fn losses_are_seen() {
+    for cell in cells(&[Fault::EverybodyKilled]) {
+        assert!(cell.lost > 0, "{cell:?}");
+        assert!(!cell.savable() || cell.complaint().is_some(), "{cell:?}");
+    }
 }

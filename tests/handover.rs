@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use weft_tests::nginx::{ECHO, Nginx};
 use weft_tests::process::{Program, Signal, signal_pid};
 use weft_tests::proxy::{Proxy, binary};
 use weft_tests::raw::{self, Raw};
+use weft_tests::successors::{Successors, running};
 use weft_tests::upstream::Upstream;
 use weft_tests::{eventually, port, stepping_aside};
 
@@ -21,32 +22,6 @@ fn config(web: SocketAddr, endpoint: SocketAddr) -> Value {
     let mut config = front(web, &[endpoint]);
     config["settings"] = json!({"drain": {"timeout": "20s", "quiet": "100ms"}});
     config
-}
-
-/// Processes that run with this configuration file.
-fn running(file: &Path) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten();
-    let named = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let wanted = file.display().to_string();
-    named
-        .filter(|pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line)
-                .split('\0')
-                .any(|word| word == wanted)
-        })
-        .collect()
-}
-
-/// The successors of a proxy, ended with the test: nobody else knows their pids.
-struct Successors(PathBuf);
-
-impl Drop for Successors {
-    fn drop(&mut self) {
-        for pid in running(&self.0) {
-            signal_pid(pid, Signal::KILL);
-        }
-    }
 }
 
 /// Replaces the process `old` and gives the pid of the new one, which is then alone.

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use weft_controller::ca::Ca;
 
 use weft_tests::curl::curl;
 use weft_tests::load::{Load, Mode};
 use weft_tests::mesh::{Mesh, Sidecar};
 use weft_tests::process::{Program, Signal};
+use weft_tests::root_change::RootChange;
 use weft_tests::upstream::Upstream;
 use weft_tests::{eventually, script};
 
@@ -365,56 +365,18 @@ fn the_root_is_changed_under_load() {
         Load::start(client.upstreams[0], Mode::ConnectEach, 2),
     ];
     let go_on = || loads.iter().for_each(|load| load.goes_on(50));
-    let other = TempDir::new().expect("a folder can be made");
-    let life = Duration::from_secs(3600);
-    let next = Ca::open(other.path(), "cluster.local", life).expect("an authority can be made");
-    let ca = mesh.folder.path().join("ca");
-    let roots = |folder: &Path| fs::read_to_string(folder.join("trust.pem")).expect("it is there");
-    let trusted = |count: usize| {
-        eventually("the roots being known", || {
-            (mesh.status().roots.len() == count).then_some(())
-        });
-        mesh.settled();
-    };
+    let sidecars: Vec<&Sidecar> = replicas.iter().map(|(sidecar, _)| sidecar).collect();
+    let change = RootChange::begin(&mesh);
     go_on();
-    let both = roots(&ca) + &roots(other.path());
-    fs::write(ca.join("bundle.pem"), both).expect("it can be written");
-    trusted(2);
+    change.trust_both();
     go_on();
-    let sidecars = || replicas.iter().map(|(sidecar, _)| sidecar).chain([&client]);
-    let before: Vec<f64> = sidecars().map(renewals).collect();
-    for name in ["ca.crt", "ca.key"] {
-        fs::copy(other.path().join(name), ca.join(name)).expect("it can be copied");
-    }
-    eventually("everybody having renewed", || {
-        let renewed = sidecars()
-            .zip(&before)
-            .all(|(sidecar, before)| renewals(sidecar) > *before);
-        renewed.then_some(())
-    });
+    change.sign_with_new(&[&sidecars[..], &[&client]].concat());
     go_on();
-    fs::remove_file(ca.join("bundle.pem")).expect("it can be removed");
-    trusted(1);
-    assert_eq!(
-        mesh.status().roots[0].fingerprint,
-        hex(&next.bundle().signing_root)
-    );
+    change.drop_old();
     go_on();
     for load in loads {
         load.stop().none_lost();
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn renewals(sidecar: &Sidecar) -> f64 {
-    let labels = [("result", "ok")];
-    sidecar
-        .proxy
-        .metrics()
-        .sum("weft_mesh_certificates_total", &labels)
 }
 
 #[test]

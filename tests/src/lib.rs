@@ -30,6 +30,8 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod root_change;
+pub mod successors;
 pub mod upstream;
 pub mod weft;
 

@@ -69,8 +69,14 @@ pub fn own_address() -> IpAddr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    let number = u8::try_from(next).expect("a test binary has few workloads");
-    IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), low, number))
+    let [_, _, page, number] = next.to_be_bytes();
+    assert!(page < 3, "a test binary has few workloads");
+    IpAddr::V4(Ipv4Addr::new(
+        127,
+        64 * (page + 1) + (high & 0x3f),
+        low,
+        number,
+    ))
 }
 
 fn start_controller(folder: &Path, listen: SocketAddr, admin: SocketAddr) -> Program {
@@ -122,6 +128,16 @@ impl Mesh {
         fs::rename(fresh, folder.join(format!("{name}.yaml"))).expect("it can be renamed");
     }
 
+    /// Takes a manifest away.
+    pub fn remove(&self, name: &str) {
+        let file = self
+            .folder
+            .path()
+            .join("manifests")
+            .join(format!("{name}.yaml"));
+        fs::remove_file(file).expect("it is there");
+    }
+
     #[must_use]
     pub fn status(&self) -> Status {
         let answer = Raw::connect(self.admin).get("/status");
@@ -158,7 +174,12 @@ impl Mesh {
     /// Starts a workload's sidecar, with a listener for each of `upstreams` (`service.namespace:port`).
     #[must_use]
     pub fn sidecar(&self, account: &str, upstreams: &[&str]) -> Sidecar {
-        let address = own_address();
+        self.sidecar_on(own_address(), account, upstreams)
+    }
+
+    /// The same at an address, which somebody else may have had.
+    #[must_use]
+    pub fn sidecar_on(&self, address: IpAddr, account: &str, upstreams: &[&str]) -> Sidecar {
         let uid = self.pod(address, account, &MESH_PORT.to_string());
         let mut listeners = vec![json!({
             "name": "inbound",

@@ -53,6 +53,16 @@ impl Program {
         signal_pid(self.pid(), signal);
     }
 
+    /// Holds it where it is until [`Signal::CONT`], and sees to it that it is held.
+    #[track_caller]
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        eventually("the process being stopped", || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+            stat.contains(") T ").then_some(())
+        });
+    }
+
     /// What it has written so far.
     #[must_use]
     pub fn output(&self) -> String {

@@ -102,6 +102,16 @@ impl Proxy {
         proxy
     }
 
+    /// Kills it and starts it again as it was.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.program.kill();
+        let mut command = Command::new(binary());
+        command.arg("--config").arg(self.config_path());
+        self.program = Program::start("weft-proxy", &mut command, self.folder.path());
+        self.await_ready();
+    }
+
     #[track_caller]
     fn await_ready(&mut self) {
         let admin = self.admin;

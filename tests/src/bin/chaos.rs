@@ -4,6 +4,8 @@
 use std::env;
 use std::fs;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use weft_tests::chaos::fault::Fault;
 use weft_tests::chaos::protocol::Protocol;
@@ -13,6 +15,7 @@ use weft_tests::root;
 const USAGE: &str = "chaos [FAULT...] [PROTOCOL...]: all of a kind if none is named";
 const EXTENT: Extent = Extent {
     step: 100,
+    churn: Duration::from_secs(5),
     sent_min: 200,
 };
 
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
     for argument in &arguments {
         let fault = Fault::ALL
             .into_iter()
-            .find(|fault| fault.name() == argument);
+            .find(|fault| fault.name() == *argument);
         let protocol = Protocol::ALL
             .into_iter()
             .find(|protocol| protocol.name() == argument);
@@ -50,16 +53,26 @@ fn main() -> ExitCode {
         protocols.extend(Protocol::ALL);
     }
     let binary = env::current_exe().expect("this program has a path");
-    let mut cells = Vec::new();
+    let (mut cells, mut complaints) = (Vec::new(), Vec::new());
+    print!("{}", report::header());
     for fault in faults {
-        eprintln!("{} …", fault.name());
-        cells.extend(run(&binary, fault, &protocols, EXTENT));
+        // A fault that does not happen panics; the others are done all the same.
+        let done = thread::scope(|scope| {
+            let running = scope.spawn(|| run(&binary, fault, &protocols, EXTENT));
+            running.join()
+        });
+        match done {
+            Ok(done) => {
+                print!("{}", report::rows(&done));
+                cells.extend(done);
+            }
+            Err(_) => complaints.push(format!("{}: it did not happen as it should", fault.name())),
+        }
     }
-    print!("{}", report::table(&cells));
     let path = root().join("target/chaos.json");
     let text = format!("{:#}\n", report::json(&cells));
     fs::write(&path, text).expect("target/ can be written");
-    let complaints: Vec<String> = cells.iter().filter_map(report::Cell::complaint).collect();
+    complaints.extend(cells.iter().filter_map(report::Cell::complaint));
     for complaint in &complaints {
         eprintln!("{complaint}");
     }

@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::load::http2::{framed, message};
 use crate::load::opaque::FIRST_BYTE;
+use crate::load::websocket;
 use crate::process::Program;
 
 /// Starts one: `binary` is the program whose argument `application` comes to [`serve`].
@@ -88,6 +89,9 @@ async fn http1(stream: TcpStream, name: &str) -> io::Result<()> {
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
+        if head.contains(websocket::KEY) {
+            return frames(stream, name).await;
+        }
         let target = head.split(' ').nth(1).unwrap_or_default();
         let text = format!("{target}{} from {name}", String::from_utf8_lossy(&body));
         let answer = format!(
@@ -95,6 +99,20 @@ async fn http1(stream: TcpStream, name: &str) -> io::Result<()> {
             text.len()
         );
         stream.write_all(answer.as_bytes()).await?;
+    }
+}
+
+async fn frames(mut stream: BufReader<TcpStream>, name: &str) -> io::Result<()> {
+    let accept = websocket::ACCEPT;
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    loop {
+        let text = websocket::read_text(&mut stream).await?;
+        let answer = websocket::frame(&format!("{text} from {name}"), None);
+        stream.write_all(&answer).await?;
     }
 }
 

@@ -4,6 +4,7 @@
 //! fault did not happen, is a failure and never a good cell.
 
 use std::path::Path;
+use std::time::Duration;
 
 pub mod application;
 pub mod fault;
@@ -21,6 +22,8 @@ use stage::Stage;
 pub struct Extent {
     /// By each lane between two steps of a fault.
     pub step: u64,
+    /// How long the configuration is rewritten again and again.
+    pub churn: Duration,
     /// In a cell, at least.
     pub sent_min: u64,
 }
@@ -28,7 +31,7 @@ pub struct Extent {
 /// Does one fault to a fresh mesh under load of these protocols.
 #[must_use]
 pub fn run(binary: &Path, fault: Fault, protocols: &[Protocol], extent: Extent) -> Vec<Cell> {
-    let mut stage = Stage::set(binary, protocols, extent.step);
+    let mut stage = Stage::set(binary, protocols, extent);
     fault.strike(&mut stage);
     stage.go_on();
     let outcomes = stage.stop();

@@ -20,18 +20,20 @@ pub enum Protocol {
     Http2,
     GrpcUnary,
     GrpcStream,
+    WebSocket,
     OpaqueShort,
     OpaqueLong,
 }
 
 impl Protocol {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Http1Get,
         Self::Http1Post,
         Self::Http1Connect,
         Self::Http2,
         Self::GrpcUnary,
         Self::GrpcStream,
+        Self::WebSocket,
         Self::OpaqueShort,
         Self::OpaqueLong,
     ];
@@ -46,6 +48,7 @@ impl Protocol {
             Self::Http2 => "h2-get",
             Self::GrpcUnary => "grpc-unary",
             Self::GrpcStream => "grpc-stream",
+            Self::WebSocket => "websocket",
             Self::OpaqueShort => "tcp-short",
             Self::OpaqueLong => "tcp-long",
         }
@@ -59,6 +62,7 @@ impl Protocol {
             Self::Http2 => Mode::Http2(STREAMS),
             Self::GrpcUnary => Mode::Grpc(STREAMS),
             Self::GrpcStream => Mode::GrpcStream,
+            Self::WebSocket => Mode::WebSocket,
             Self::OpaqueShort => Mode::Opaque,
             Self::OpaqueLong => Mode::OpaqueLong,
         }
@@ -67,7 +71,7 @@ impl Protocol {
     /// Lives through the fault on a replica that nobody touches, rather than on any.
     #[must_use]
     pub fn is_long(self) -> bool {
-        matches!(self, Self::GrpcStream | Self::OpaqueLong)
+        matches!(self, Self::GrpcStream | Self::WebSocket | Self::OpaqueLong)
     }
 
     /// As many as can be under way at one moment, and so be lost with what dies in it.

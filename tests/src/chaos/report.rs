@@ -46,16 +46,6 @@ impl Cell {
         self.fault.unsavable(self.protocol).is_none()
     }
 
-    /// What may be lost: nothing, or what was inside who died.
-    #[must_use]
-    pub fn lost_max(&self) -> u64 {
-        if self.savable() {
-            0
-        } else {
-            self.fault.deaths() * self.protocol.at_once()
-        }
-    }
-
     /// What is wrong with it.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
@@ -69,7 +59,9 @@ impl Cell {
                 self.told
             ));
         }
-        let most = self.lost_max();
+        // What was inside who died, and no more.
+        let unsavable = self.fault.unsavable(self.protocol);
+        let most = unsavable.map_or(0, |unsavable| unsavable.lost_max);
         (self.lost > most).then(|| {
             format!(
                 "{name}: {} lost, at most {most} may be: {:#?}",
@@ -82,13 +74,23 @@ impl Cell {
 /// The table that people read.
 #[must_use]
 pub fn table(cells: &[Cell]) -> String {
-    let mut table = format!(
+    header() + &rows(cells)
+}
+
+#[must_use]
+pub fn header() -> String {
+    format!(
         "{:<22} {:<12} {:>7} {:>5} {:>8} {:>9}\n",
         "fault", "protocol", "sent", "lost", "retried", "p99"
-    );
+    )
+}
+
+#[must_use]
+pub fn rows(cells: &[Cell]) -> String {
+    let mut rows = String::new();
     for cell in cells {
         let _ = writeln!(
-            table,
+            rows,
             "{:<22} {:<12} {:>7} {:>5} {:>8} {:>6} ms{}",
             cell.fault.name(),
             cell.protocol.name(),
@@ -103,7 +105,7 @@ pub fn table(cells: &[Cell]) -> String {
             }
         );
     }
-    table
+    rows
 }
 
 /// The list that programs read.

@@ -21,6 +21,7 @@ use crate::eventually;
 mod http1;
 pub mod http2;
 pub mod opaque;
+pub mod websocket;
 
 /// Failures that are told in words; the rest is only counted.
 const TOLD_MAX: usize = 20;
@@ -42,6 +43,8 @@ pub enum Mode {
     Grpc(usize),
     /// One gRPC stream a client; every message is counted.
     GrpcStream,
+    /// One WebSocket a client; every frame is counted.
+    WebSocket,
     /// Opaque bytes, a connection for every line.
     Opaque,
     /// Opaque bytes, one connection a client; every line is counted.
@@ -236,6 +239,7 @@ async fn connection(address: SocketAddr, mode: Mode, count: &Arc<Count>) {
             http2::connection(address, http2::Use::Calls(at_once), count).await;
         }
         Mode::GrpcStream => http2::connection(address, http2::Use::Stream, count).await,
+        Mode::WebSocket => websocket::connection(address, count).await,
         Mode::Opaque => opaque::connection(address, 1, count).await,
         Mode::OpaqueLong => opaque::connection(address, usize::MAX, count).await,
     }

@@ -1,0 +1,108 @@
+//! What is done to those who control: the controller, its configuration, its root, and the caller's
+//! own sidecar.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::chaos::stage::{Stage, WEB};
+use crate::eventually;
+use crate::mesh::Sidecar;
+use crate::process::Signal;
+use crate::root_change::RootChange;
+
+const CHURN_EACH: Duration = Duration::from_millis(100);
+
+pub fn controller_killed(stage: &mut Stage) {
+    stage.mesh.controller.kill();
+    stage.go_on();
+    stage.go_on();
+    stage.mesh.restart_controller();
+    stage.reconnected();
+    stage.go_on();
+    // It is heard again.
+    stage.add(WEB);
+    stage.publish();
+    stage.all_serve();
+}
+
+const ROUTE: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: churn-SERVICE, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: SERVICE, port: 80}]
+  rules:
+  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-round, value: 'ROUND'}]}}]
+    timeouts: {request: TIMEOUT}
+    backendRefs: [{name: SERVICE, port: 80}]
+";
+
+pub fn config_churn(stage: &mut Stage) {
+    let first = stage.mesh.status().revision;
+    let until = Instant::now() + stage.extent.churn;
+    let (mut rounds, mut refused) = (0_u64, 0_u64);
+    while Instant::now() < until {
+        let next = Instant::now() + CHURN_EACH;
+        // One of five is wrong; the last good one stays in force.
+        let timeout = if rounds % 5 == 4 { "never" } else { "9s" };
+        let route = ROUTE
+            .replace("ROUND", &rounds.to_string())
+            .replace("TIMEOUT", timeout);
+        let services = stage
+            .lanes
+            .iter()
+            .map(|lane| route.replace("SERVICE", lane.protocol.name()));
+        let routes: Vec<String> = services.collect();
+        stage.mesh.apply("churn", &routes.join("---\n"));
+        stage
+            .mesh
+            .apply("torn", if rounds % 7 == 3 { "kind: [" } else { "" });
+        // A live replica is left out, another each time.
+        stage.replicas.rotate_left(1);
+        stage.write_without_last();
+        refused += u64::from(!stage.mesh.status().errors.is_empty());
+        rounds += 1;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    let revisions = stage.mesh.status().revision - first;
+    assert!(
+        revisions >= rounds / 2 && refused > 0,
+        "{revisions} revisions in {rounds} rounds, {refused} with errors"
+    );
+    for name in ["churn", "torn"] {
+        stage.mesh.remove(name);
+    }
+    stage.publish();
+    stage.go_on();
+}
+
+pub fn root_changed(stage: &mut Stage) {
+    let change = RootChange::begin(&stage.mesh);
+    change.trust_both();
+    stage.go_on();
+    let replicas = stage.replicas.iter().chain([&stage.keeper]);
+    let sidecars = replicas
+        .map(|replica| &replica.sidecar)
+        .chain([&stage.client]);
+    change.sign_with_new(&sidecars.collect::<Vec<&Sidecar>>());
+    stage.go_on();
+    change.drop_old();
+    stage.go_on();
+}
+
+pub fn caller_upgraded(stage: &mut Stage) {
+    stage.carry_retries();
+    stage.client.proxy.signal(Signal::USR2);
+    eventually("the old process draining", || {
+        let log = stage.client.proxy.folder.path().join("weft-proxy.log");
+        let log = fs::read_to_string(log).ok()?;
+        log.contains("handed_over=true").then_some(())
+    });
+    stage.go_on();
+    stage.go_on();
+    // The next process is the one that answers by now.
+    eventually("the new process serving", || {
+        (stage.client.proxy.requests("ok") > 0.0).then_some(())
+    });
+}
