@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use weft_tests::eventually;
 use weft_tests::mesh::{Mesh, Sidecar};
+use weft_tests::process::Signal;
 use weft_tests::upstream::Upstream;
 use weft_tests::weft::weft;
 
@@ -167,4 +168,97 @@ fn colours_are_for_terminals_that_want_them() {
     let plain = on_a_terminal("1");
     plain.is(0, &["All is well."]);
     assert!(!plain.text.contains("\x1b[32m"), "{}", plain.text);
+}
+
+fn check(mesh: &Mesh, arguments: &[&str]) -> Said {
+    let admin = mesh.admin.to_string();
+    let mut command = weft();
+    ended(
+        command
+            .args(["check", "--controller-admin", &admin])
+            .args(arguments),
+    )
+}
+
+#[test]
+fn a_mesh_in_order_passes_the_check() {
+    let (mesh, _web, _application, _client) = shop();
+    let ca = mesh.folder.path().join("ca");
+    let (folder, bundle) = (
+        ca.display().to_string(),
+        ca.join("trust.pem").display().to_string(),
+    );
+    let checked = check(&mesh, &["--ca-dir", &folder, "--trust-bundle", &bundle]);
+    checked.is(
+        0,
+        &[
+            "holds the controller's roots",
+            "2 of 2 are well",
+            "all are read and accepted",
+            "0 wrong",
+        ],
+    );
+    let page = check(&mesh, &["-o", "json"]);
+    page.is(0, &[]);
+    assert_eq!(page.json()["healthy"], true);
+}
+
+#[test]
+fn the_check_says_what_to_do() {
+    let (mut mesh, mut web, _application, client) = shop();
+    let other = Mesh::start();
+    let foreign = other
+        .folder
+        .path()
+        .join("ca/trust.pem")
+        .display()
+        .to_string();
+    check(&mesh, &["--trust-bundle", &foreign]).is(
+        1,
+        &[
+            "does not hold the root that the controller signs with",
+            "copy the controller's trust.pem",
+        ],
+    );
+    check(&mesh, &["--ca-dir", "/nonexistent"]).is(1, &["/nonexistent/trust.pem"]);
+    mesh.apply("bad", BROKEN);
+    eventually("it being told", || {
+        (!mesh.status().errors.is_empty()).then_some(())
+    });
+    check(&mesh, &[]).is(
+        1,
+        &["bad.yaml, document 1, Service shop/bad", "→ mend the file"],
+    );
+    // A sidecar that does not answer, while the controller has yet to notice.
+    web.proxy.program.signal(Signal::STOP);
+    let stopped = check(&mesh, &[]);
+    stopped.is(1, &[&format!("{}: ", web.uid), "does not answer within"]);
+    assert!(
+        !stopped.text.contains(&format!("{}: ", client.uid)),
+        "{}",
+        stopped.text
+    );
+    web.proxy.program.kill();
+    mesh.controller.kill();
+    check(&mesh, &[]).is(1, &["no controller answers", "start weft-controller"]);
+}
+
+#[test]
+fn manifests_are_checked_without_a_controller() {
+    let (mesh, _web, _application, _client) = shop();
+    let folder = mesh.folder.path().join("manifests").display().to_string();
+    let checked = || ended(weft().args(["check", "--manifests", &folder]));
+    checked().is(0, &["objects, all accepted"]);
+    mesh.apply("bad", BROKEN);
+    // What is read well, and no sidecar could use.
+    mesh.apply(
+        "policy",
+        "apiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: odd, namespace: shop}\n\
+         spec: {action: allow, rules: [{from: [{cidrs: ['10.0.0.0/99']}]}]}\n",
+    );
+    checked().is(
+        1,
+        &["bad.yaml, document 1", "spec.ports[0].port", "10.0.0.0/99"],
+    );
+    ended(weft().args(["check", "--manifests", "/nonexistent"])).is(1, &["is no directory"]);
 }

@@ -3,8 +3,11 @@
 #![deny(unsafe_code)]
 
 mod admin;
+mod check;
 mod demo;
 mod guard;
+mod offline;
+mod program;
 mod run;
 mod status;
 mod terminal;
@@ -38,6 +41,8 @@ enum Command {
     Run(Box<run::Arguments>),
     /// Who is connected, what is wrong, whether everyone has got everything
     Status(status::Arguments),
+    /// Is everything there that a mesh needs, and is one that runs well?
+    Check(check::Arguments),
     /// A join token, by which a sidecar gets its first certificate
     Token(token::Arguments),
     /// Ends the programs of a demo or a `weft run` that was killed before it could
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Run(arguments) => run::run(*arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Guard(arguments) => guard::run(&arguments),
     };

@@ -64,17 +64,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         .build()?;
     let status = runtime.block_on(fetch(arguments.controller_admin))?;
     let problems = problems(&status);
-    match arguments.output {
+    let _read = match arguments.output {
         Output::Json => {
             let report = Report {
                 healthy: problems.is_empty(),
                 problems: &problems,
                 status: &status,
             };
-            print(&[serde_json::to_string_pretty(&report)?]);
+            print(&[serde_json::to_string_pretty(&report)?])
         }
         Output::Text => print(&render(&status, &problems, Paint::of_stdout())),
-    }
+    };
     Ok(match problems.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

@@ -124,15 +124,11 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
-/// Writes lines to standard output. A closed pipe is no reason to fail.
-pub fn print(lines: &[String]) {
+/// Writes lines to standard output; false: nobody reads them, which is no failure.
+pub fn print(lines: &[String]) -> bool {
     let mut out = io::stdout().lock();
-    for line in lines {
-        if writeln!(out, "{line}").is_err() {
-            return;
-        }
-    }
-    let _closed = out.flush();
+    let written = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
+    written.and_then(|()| out.flush()).is_ok()
 }
 
 #[cfg(test)]

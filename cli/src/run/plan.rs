@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, bail, ensure};
 use weft_config::spiffe::{SpiffeId, is_workload_uid};
 
+use crate::program;
+
 /// Of a workload's sidecar, where --admin does not say otherwise.
 const ADMIN_PORT: u16 = 14_020;
 
@@ -231,7 +233,7 @@ impl Plan {
             identity,
             admin,
             uid,
-            proxy: proxy(arguments.proxy.as_deref())?,
+            proxy: program::find("weft-proxy", "--proxy", arguments.proxy.as_deref())?,
             proof: proof(&arguments)?,
             state: match &arguments.state {
                 Some(state) => state.clone(),
@@ -339,25 +341,6 @@ fn proof(arguments: &Arguments) -> Result<Proof> {
     Ok(Proof::Given {
         trust_bundle: absolute("--trust-bundle", trust_bundle)?,
         token: absolute("--token", token)?,
-    })
-}
-
-/// The binary that was asked for, the one beside this program, or the one in PATH.
-fn proxy(asked: Option<&Path>) -> Result<PathBuf> {
-    const NAME: &str = "weft-proxy";
-    if let Some(path) = asked {
-        ensure!(path.is_file(), "--proxy {}: is no file", path.display());
-        return Ok(path.to_owned());
-    }
-    let beside = std::env::current_exe().map(|own| own.with_file_name(NAME));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).map(|folder| folder.join(NAME));
-    let found = beside
-        .into_iter()
-        .chain(in_path)
-        .find(|path| path.is_file());
-    found.with_context(|| {
-        format!("there is no {NAME} beside this program or in PATH: install it there or name one by --proxy")
     })
 }
 

@@ -233,6 +233,17 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> Vec<u8> {
         .to_vec()
 }
 
+/// SHA-256 of each certificate of a PEM file, as `/status` has it.
+pub fn fingerprints(path: &Path) -> Result<Vec<String>, CaError> {
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let all = certificates(path)?;
+    let prints: Vec<String> = all.iter().map(|one| hex(fingerprint(one))).collect();
+    match prints.is_empty() {
+        true => Err(file_error(path, "holds no certificate (PEM)")),
+        false => Ok(prints),
+    }
+}
+
 /// Whose a certificate is, and when it ends (seconds since the Unix epoch).
 pub fn subject_and_end(certificate: &CertificateDer<'_>) -> (String, u64) {
     match x509_parser::parse_x509_certificate(certificate) {
