@@ -4,9 +4,11 @@
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use weft_tests::curl::curl;
 use weft_tests::eventually;
+use weft_tests::load::{Load, Mode};
 use weft_tests::mesh::{Mesh, Sidecar};
-use weft_tests::process::Signal;
+use weft_tests::process::{Program, Signal};
 use weft_tests::upstream::Upstream;
 use weft_tests::weft::weft;
 
@@ -261,4 +263,104 @@ fn manifests_are_checked_without_a_controller() {
         &["bad.yaml, document 1", "spec.ports[0].port", "10.0.0.0/99"],
     );
     ended(weft().args(["check", "--manifests", "/nonexistent"])).is(1, &["is no directory"]);
+}
+
+fn top(mesh: &Mesh, arguments: &[&str]) -> Said {
+    let admin = mesh.admin.to_string();
+    let mut command = weft();
+    ended(
+        command
+            .args(["top", "--controller-admin", &admin])
+            .args(arguments),
+    )
+}
+
+#[test]
+fn top_shows_services_and_edges() {
+    let (mesh, _web, _application, client) = shop();
+    let load = Load::start(client.upstreams[0], Mode::KeepAlive, 2);
+    load.goes_on(20);
+    let page = top(&mesh, &["--once", "-o", "json"]).json();
+    load.stop().none_lost();
+    for (list, from, to) in [
+        ("services", Value::Null, "shop/web:80"),
+        ("edges", "ns/shop/sa/client".into(), "shop/web:80"),
+        ("inbound", Value::Null, "ns/shop/sa/web"),
+    ] {
+        let row = &page[list][0];
+        assert_eq!((&row["from"], &row["to"]), (&from, &to.into()), "{page:#}");
+        assert_eq!(row["success"], 1.0, "{page:#}");
+        assert!(row["rate"].as_f64() > Some(1.0), "{page:#}");
+        assert!(row["p50Ms"].as_f64() <= row["p99Ms"].as_f64(), "{page:#}");
+        assert!(row["p99Ms"].as_f64() > Some(0.0), "{page:#}");
+    }
+    assert!(
+        page["edges"][0]["connections"].as_u64() > Some(0),
+        "{page:#}"
+    );
+    assert_eq!(page["unread"], serde_json::json!([]), "{page:#}");
+    top(&mesh, &["--once"]).is(0, &["edge ns/shop/sa/client -> shop/web:80 success="]);
+}
+
+#[test]
+fn top_counts_failures_and_names_who_cannot_be_read() {
+    let (mesh, web, mut application, client) = shop();
+    let url = format!("http://{}/x", client.upstreams[0]);
+    assert_eq!(curl(&[&url]).status, 200);
+    application.stop();
+    let failing = std::thread::scope(|scope| {
+        let asking =
+            scope.spawn(|| top(&mesh, &["--once", "--interval", "2s", "-o", "json"]).json());
+        while !asking.is_finished() {
+            curl(&[&url]);
+        }
+        asking.join().expect("it does not panic")
+    });
+    let success = failing["edges"][0]["success"].as_f64();
+    assert!(success < Some(0.5), "{failing:#}");
+    web.proxy.program.signal(Signal::STOP);
+    let page = top(&mesh, &["--once", "--interval", "100ms", "-o", "json"]).json();
+    assert_eq!(page["unread"][0]["workload"], web.uid.as_str(), "{page:#}");
+    assert_eq!(page["unread"].as_array().map(Vec::len), Some(1), "{page:#}");
+    // On a terminal it is drawn again and again, until it is interrupted.
+    let line = format!(
+        "stty rows 30 cols 120; exec timeout --foreground -s INT 8 {} top --interval 100ms --controller-admin {}",
+        weft().get_program().to_string_lossy(),
+        mesh.admin
+    );
+    let mut shown = Command::new("script");
+    shown.args(["-qec", &line, "/dev/null"]);
+    let drawn = ended(shown.env("TERM", "xterm"));
+    for part in [
+        "SERVICE",
+        "shop/web:80",
+        "cannot be read",
+        "\x1b[?25l",
+        "\x1b[?25h",
+    ] {
+        assert!(drawn.text.contains(part), "{part:?} in {}", drawn.all());
+    }
+    top(&mesh, &["--interval", "1ms"]).is(2, &["shorter than"]);
+}
+
+#[test]
+fn top_goes_on_without_the_controller() {
+    let (mut mesh, _web, _application, client) = shop();
+    let admin = mesh.admin.to_string();
+    let mut command = weft();
+    command.args(["top", "--interval", "100ms", "--controller-admin", &admin]);
+    let top = Program::start("top", &mut command, mesh.folder.path());
+    let line = |part: &str| {
+        eventually(part, || top.output().contains(part).then_some(()));
+    };
+    line("edge ns/shop/sa/client -> shop/web:80 success=-");
+    mesh.controller.kill();
+    line("unread the controller");
+    let url = format!("http://{}/x", client.upstreams[0]);
+    eventually("requests being shown all the same", || {
+        curl(&[&url]);
+        let said = top.output();
+        let (_, after) = said.split_once("unread the controller")?;
+        after.contains("shop/web:80 success=100%").then_some(())
+    });
 }

@@ -5,6 +5,7 @@
 mod admin;
 mod check;
 mod demo;
+mod exposition;
 mod guard;
 mod offline;
 mod program;
@@ -12,6 +13,7 @@ mod run;
 mod status;
 mod terminal;
 mod token;
+mod top;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -41,6 +43,8 @@ enum Command {
     Run(Box<run::Arguments>),
     /// Who is connected, what is wrong, whether everyone has got everything
     Status(status::Arguments),
+    /// Live success rate, requests a second and latency of every service and edge
+    Top(top::Arguments),
     /// Is everything there that a mesh needs, and is one that runs well?
     Check(check::Arguments),
     /// A join token, by which a sidecar gets its first certificate
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Run(arguments) => run::run(*arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Guard(arguments) => guard::run(&arguments),

@@ -1,5 +1,5 @@
-//! What is shown: colours and tables. All text passes `Paint`, which lets no
-//! control character of others through.
+//! What is shown: colours, tables, a drawing that is redrawn in place. All text
+//! passes `Paint`, which lets no control character of others through.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -110,6 +110,34 @@ fn is_number(text: &str) -> bool {
         && text
             .chars()
             .all(|c| c.is_ascii_digit() || ". %msu".contains(c))
+}
+
+/// Lines on a terminal that are drawn over.
+#[derive(Debug, Default)]
+pub struct Drawing {
+    drawn: usize,
+}
+
+impl Drawing {
+    /// Draws over what was drawn last. A taller drawing than the screen would
+    /// scroll and could not be drawn over, so it is cut.
+    pub fn draw(&mut self, mut lines: Vec<String>, height: usize) -> io::Result<()> {
+        lines.truncate(height.saturating_sub(1));
+        // Between the two marks a terminal shows nothing half drawn.
+        let mut text = String::from("\x1b[?2026h");
+        if self.drawn > 0 {
+            text.push_str(&format!("\x1b[{}A", self.drawn));
+        }
+        text.push_str("\r\x1b[J");
+        lines
+            .iter()
+            .for_each(|line| text.push_str(&format!("{line}\r\n")));
+        text.push_str("\x1b[?2026l");
+        self.drawn = lines.len();
+        let mut out = io::stdout();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
 }
 
 /// A time in its largest units: `3d 4h`, `12m 5s`.
