@@ -5,6 +5,7 @@
 mod admin;
 mod check;
 mod demo;
+mod explain;
 mod exposition;
 mod guard;
 mod offline;
@@ -47,6 +48,8 @@ enum Command {
     Top(top::Arguments),
     /// Is everything there that a mesh needs, and is one that runs well?
     Check(check::Arguments),
+    /// What would happen to a request, and why: of a live proxy, or of files
+    Explain(explain::Arguments),
     /// A join token, by which a sidecar gets its first certificate
     Token(token::Arguments),
     /// Ends the programs of a demo or a `weft run` that was killed before it could
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Guard(arguments) => guard::run(&arguments),
     };

@@ -8,6 +8,7 @@ pub const DIM: &str = "2";
 pub const RED: &str = "31";
 pub const GREEN: &str = "32";
 pub const YELLOW: &str = "33";
+pub const CYAN: &str = "36";
 pub const PLAIN: &str = "";
 
 /// A colour and a text.

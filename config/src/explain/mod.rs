@@ -7,7 +7,7 @@ mod show;
 
 use http::HeaderMap;
 use http::uri::PathAndQuery;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::filter::{
@@ -35,7 +35,7 @@ pub enum ExplainError {
 }
 
 /// Everything that the proxy would decide about one request.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
     pub revision: String,
@@ -46,7 +46,7 @@ pub struct Explanation {
     pub decision: Decision,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum Decision {
     Rule(Box<RuleDecision>),
@@ -58,7 +58,7 @@ pub enum Decision {
     NotFound,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleDecision {
     pub route: String,
@@ -74,7 +74,7 @@ pub struct RuleDecision {
 }
 
 /// What the rule's filters make of the request.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum Effect {
     Forward {
@@ -96,14 +96,14 @@ pub enum Effect {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderChange {
     pub name: String,
     /// All values, joined by commas; `None`: removed.
     pub value: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendShare {
     /// `None`: the reference is invalid.
@@ -116,7 +116,7 @@ pub struct BackendShare {
     pub effect: Option<Effect>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MirrorShare {
     pub service: Option<String>,
@@ -125,14 +125,14 @@ pub struct MirrorShare {
 }
 
 /// GEP-2257 durations; `None`: no limit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
     pub request: Option<String>,
     pub backend_request: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
     pub attempts: u32,

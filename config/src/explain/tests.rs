@@ -102,8 +102,13 @@ fn other_decisions() {
             "to service postgres: 100.00 % (weight 2)",
         ),
     ] {
-        let shown = explained(line, headers, listener).to_string();
+        let explanation = explained(line, headers, listener);
+        let shown = explanation.to_string();
         assert!(shown.contains(wanted), "{line}: {wanted:?} in\n{shown}");
+        // `weft explain` reads what a proxy answers.
+        let page = serde_json::to_string(&explanation).expect("it is JSON");
+        let read: Explanation = serde_json::from_str(&page).expect("it is an explanation");
+        assert_eq!(read, explanation, "{page}");
     }
 }
 

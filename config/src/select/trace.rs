@@ -4,20 +4,20 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Mismatch, RequestHead, Seen, joined, query};
 use crate::snapshot::{HostnameMatch, PathCondition, RouteEntry, Rule, ValueCondition};
 
 /// The record of one decision. Hand an empty one to `select`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
     pub candidates: Vec<Candidate>,
     pub outcome: Outcome,
 }
 
 /// One match of one rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Candidate {
     pub route: Arc<str>,
@@ -28,7 +28,7 @@ pub struct Candidate {
     pub reason: Reason,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Outcome {
     #[default]
@@ -44,7 +44,7 @@ pub enum Outcome {
 }
 
 /// What became of a candidate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "result")]
 pub enum Reason {
     Selected,

@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use weft_config::explain::{ExplainRequest, explain as explain_request};
+use weft_config::snapshot::{Destination, ListenerRole};
 
 use super::{Answer, json as json_answer, text};
 use crate::control::{Control, Request};
@@ -70,10 +71,13 @@ pub fn listeners(control: &Control) -> Answer {
         .map(|listener| {
             let config = &listener.config;
             let certificates = listener.tls.iter().flat_map(|tls| tls.expiries());
+            let (role, destination) = role(&config.role);
             json!({
                 "name": *config.name,
                 "address": config.address.to_string(),
                 "bound": bound(&config.name),
+                "role": role,
+                "destination": destination.map(ToString::to_string),
                 "protocol": format!("{:?}", config.protocol).to_lowercase(),
                 "connections": listener.connections.load(Ordering::Relaxed),
                 "certificates": certificates.map(|expiry| json!({
@@ -84,6 +88,16 @@ pub fn listeners(control: &Control) -> Answer {
         })
         .collect();
     json_answer(StatusCode::OK, &json!({ "listeners": listeners }))
+}
+
+/// What a listener is to the mesh, and what is dialled there.
+fn role(role: &ListenerRole) -> (&'static str, Option<&Destination>) {
+    match role {
+        ListenerRole::Direct => ("direct", None),
+        ListenerRole::Outbound { destination } => ("outbound", destination.as_ref()),
+        ListenerRole::Inbound => ("inbound", None),
+        ListenerRole::Virtual { destination } => ("virtual", destination.as_ref()),
+    }
 }
 
 pub fn endpoints(control: &Control) -> Answer {
