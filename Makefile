@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz lint fmt deny advisories install-tools
+.PHONY: help demo test bench fuzz lint fmt reference deny advisories install-tools
 
 # The tools that scripts/setup installs, and the servers that Debian keeps in sbin.
 export PATH := $(CURDIR)/target/venv/bin:$(PATH):/usr/sbin:/sbin
@@ -50,6 +50,9 @@ lint: ## rustfmt and clippy, warnings denied
 
 fmt: ## Format the code
 	cargo fmt --all
+
+reference: ## Write docs/reference.md anew from the types
+	WEFT_WRITE_REFERENCE=1 cargo test $(LOCKED) -p weft-controller --test reference
 
 deny: ## Licences, duplicates, the one crypto provider and sources of our dependencies
 	@scripts/setup lint

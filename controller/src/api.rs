@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use weft_config::compile::timestamp::Timestamp;
 use weft_config::wire;
@@ -78,26 +79,31 @@ impl ServicePort {
 
 /// Read, and needed by nothing yet: routes of a mesh may name Services and
 /// backends of other namespaces without one (GEP-1294).
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReferenceGrant {
+    /// Who may refer.
     pub from: Vec<GrantFrom>,
+    /// To what, in the grant's namespace.
     pub to: Vec<GrantTo>,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GrantFrom {
+    /// Of the routes that may refer.
     pub group: String,
     pub kind: String,
     pub namespace: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GrantTo {
+    /// Of what they may refer to.
     pub group: String,
     pub kind: String,
+    /// Only this one.
     pub name: Option<String>,
 }
 
@@ -136,18 +142,23 @@ pub struct Route {
     pub wire: wire::Route,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ParentRef {
+    /// Must be there and empty for a Service.
     #[serde(default = "gateway_group")]
     pub group: String,
+    /// Service; parents of other kinds are other controllers'.
     #[serde(default = "gateway")]
     pub kind: String,
+    /// Default: the route's.
     #[serde(default)]
     pub namespace: String,
     pub name: String,
+    /// The name of one of its ports; default: all.
     #[serde(default)]
     pub section_name: String,
+    /// The number of one of its ports; default: all.
     #[serde(default)]
     pub port: u16,
 }
@@ -161,20 +172,39 @@ fn gateway() -> String {
 }
 
 /// A workload's pods, by their labels.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
+    /// Labels that a pod must have, all of them.
     #[serde(default)]
     pub match_labels: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetRef {
+    /// Empty, as Services' is.
     #[serde(default)]
     pub group: String,
+    /// Service.
     pub kind: String,
+    /// In the policy's namespace.
     pub name: String,
+}
+
+/// What a policy is about.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Attachment {
+    /// Services: what they are called by, or the pods behind them.
+    pub target_refs: Vec<TargetRef>,
+    /// Pods.
+    pub selector: Option<Selector>,
+}
+
+impl Attachment {
+    /// The fields' names.
+    pub const FIELDS: [&str; 2] = ["targetRefs", "selector"];
 }
 
 /// Who may do what to workloads of its namespace: those that `selector` or
@@ -187,11 +217,12 @@ pub struct AuthorizationPolicy {
 }
 
 /// What holds for workloads of its namespace: those that `selector` names, or all.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WorkloadPolicy {
+    /// Pods; default: all of the namespace.
     pub selector: Option<Selector>,
-    /// permissive (default) or strict.
+    /// Whether callers must come by mTLS; permissive by default.
     pub mtls: Option<Mtls>,
     /// Exceptions for single ports.
     pub ports: Vec<PortMtls>,
@@ -201,30 +232,31 @@ pub struct WorkloadPolicy {
     pub unknown_destination: Option<UnknownDestination>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Mtls {
     Permissive,
     Strict,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum DefaultAction {
     Allow,
     Deny,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum UnknownDestination {
     Pass,
     Refuse,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMtls {
+    /// The application's.
     pub port: u16,
     pub mtls: Mtls,
 }

@@ -62,6 +62,7 @@ pub fn run(args: &Args) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -75,6 +76,20 @@ pub fn run(args: &Args) -> ExitCode {
             eprintln!("weft-controller: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Every connection needs a descriptor; the soft limit is a default for programs that
+/// use select(2), not a decision about us.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the file-descriptor limit to its hard limit");
     }
 }
 

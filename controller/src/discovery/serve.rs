@@ -34,7 +34,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections whose client has yet to prove something: all, and from one address.
 const UNPROVEN_CONNECTIONS_MAX: usize = 4096;
-const UNPROVEN_OF_ADDRESS_MAX: usize = 1024;
+const UNPROVEN_OF_ADDRESS_MAX: usize = 512;
 /// Connections of one workload.
 const CONNECTIONS_OF_WORKLOAD_MAX: usize = 16;
 /// A request to sign, or to leave.

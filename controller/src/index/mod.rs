@@ -34,6 +34,7 @@ use weft_config::wire;
 
 use crate::api::{Key, Object, Spec};
 use lookup::{Link, links};
+pub use policy::check as check_rules;
 pub use resource::{Touched, Type};
 use unit::Unit;
 

@@ -13,8 +13,8 @@ use weft_config::status::SourceError;
 use weft_config::wire;
 
 use crate::api::{
-    AuthorizationPolicy, Object, Pod, Route, Service, ServicePort, Slice, SliceEndpoint, Spec,
-    TrafficPolicy,
+    Attachment, AuthorizationPolicy, Object, Pod, Route, Service, ServicePort, Slice,
+    SliceEndpoint, Spec, TrafficPolicy,
 };
 
 /// Documents of a file.
@@ -300,22 +300,43 @@ fn pod(pod: core::Pod) -> Pod {
     }
 }
 
-fn authorization(mut spec: Value) -> Result<AuthorizationPolicy, Fault> {
-    let targets = take(&mut spec, "targetRefs", "spec")?.unwrap_or_default();
-    let selector = take(&mut spec, "selector", "spec")?;
+fn authorization(spec: Value) -> Result<AuthorizationPolicy, Fault> {
+    let (attachment, rest) = attachment(spec)?;
+    let rules: wire::AuthorizationRules = typed(&rest, "spec")?;
+    // Here, so that a mistake keeps the last good policy.
+    let named = wire::AuthorizationRules {
+        name: "spec".to_owned(),
+        ..rules.clone()
+    };
+    crate::index::check_rules(&named).map_err(|problem| ("spec".to_owned(), problem))?;
     Ok(AuthorizationPolicy {
-        targets,
-        selector,
-        rules: typed(&spec, "spec")?,
+        targets: attachment.target_refs,
+        selector: attachment.selector,
+        rules,
     })
 }
 
-fn traffic(mut spec: Value) -> Result<TrafficPolicy, Fault> {
-    let targets = take(&mut spec, "targetRefs", "spec")?.unwrap_or_default();
+fn traffic(spec: Value) -> Result<TrafficPolicy, Fault> {
+    let (attachment, rest) = attachment(spec)?;
+    if attachment.selector.is_some() {
+        let problem = "a TrafficPolicy is about Services: use targetRefs";
+        return Err(("spec.selector".to_owned(), problem.to_owned()));
+    }
     Ok(TrafficPolicy {
-        targets,
-        service: typed(&spec, "spec")?,
+        targets: attachment.target_refs,
+        service: typed(&rest, "spec")?,
     })
+}
+
+/// What a policy is about, and the rest of it.
+fn attachment(mut spec: Value) -> Result<(Attachment, Value), Fault> {
+    let mut own = serde_json::Map::new();
+    if let Some(map) = spec.as_object_mut() {
+        for name in Attachment::FIELDS {
+            own.extend(map.remove_entry(name));
+        }
+    }
+    Ok((typed(&Value::Object(own), "spec")?, spec))
 }
 
 /// Takes a field out of a tree, and reads it.

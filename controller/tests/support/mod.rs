@@ -110,7 +110,11 @@ impl Controller {
     }
 
     pub fn token(&self, account: &str, workload: &str) -> String {
-        let who = ("shop", account, workload);
+        self.token_in("shop", account, workload)
+    }
+
+    pub fn token_in(&self, namespace: &str, account: &str, workload: &str) -> String {
+        let who = (namespace, account, workload);
         token::mint(&self.ca(), who, Duration::from_secs(60), 1).unwrap()
     }
 
@@ -150,7 +154,11 @@ impl Controller {
 
     /// A certificate for a workload of `shop`, as a proxy gets it.
     pub async fn svid(&self, account: &str, workload: &str) -> Svid {
-        let token = self.token(account, workload);
+        self.svid_in("shop", account, workload).await
+    }
+
+    pub async fn svid_in(&self, namespace: &str, account: &str, workload: &str) -> Svid {
+        let token = self.token_in(namespace, account, workload);
         let (key, csr) = request(None);
         let request = SignRequest {
             csr,
@@ -160,6 +168,28 @@ impl Controller {
         let link = connect(self, None).await.unwrap();
         let chain = sign(link, request).await.unwrap().chain;
         Svid { chain, key }
+    }
+}
+
+impl Controller {
+    /// A stream of a workload of `shop`.
+    pub async fn stream(&self, workload: &str) -> Deltas {
+        let svid = self.svid("web", workload).await;
+        self.stream_as(&svid).await
+    }
+
+    pub async fn stream_as(&self, svid: &Svid) -> Deltas {
+        let link = connect(self, Some(svid)).await.unwrap();
+        Deltas::open(link).await.unwrap()
+    }
+
+    /// Waits until the index has taken up what was written.
+    pub async fn has(&self, kind: &str, count: usize) {
+        let sample = format!("weft_controller_objects{{kind=\"{kind}\"}} {count}\n");
+        eventually(&sample, async || {
+            self.page("/metrics").await.contains(&sample).then_some(())
+        })
+        .await;
     }
 }
 
