@@ -64,7 +64,7 @@ fn both_formats_carry_every_field() {
         "1970-01-01T00:00:00.000Z listener=web client=127.0.0.1:5 method=GET \
          authority=example.com path=/a?b=c protocol=HTTP/1.1 status=200 flag=answered \
          route=shop/cart rule=0 service=cart backend=10.0.0.1:80 tries=1 duration_us=1500 \
-         upstream_us=1200 bytes_in=0 bytes_out=64\n"
+         upstream_us=1200 bytes_in=0 bytes_out=64 peer=spiffe://td/ns/a/sa/b\n"
     );
 }
 
