@@ -10,7 +10,7 @@
 //! handful of endpoints however many there are.
 //!
 //! **Invariant:** an endpoint of weight 0 is never picked; one that drains,
-//! only when every other drains too.
+//! only when every other drains too or has failed this request.
 
 mod endpoint;
 mod hash;

@@ -19,7 +19,7 @@
 //! comparison until the other's last peak has decayed, seconds later.
 //!
 //! Preference, in order: untried in the zone chosen for this pick, untried in
-//! the other zones, tried before. After [`ZONE_TRIES_MAX`] tries the other zones
+//! the other zones, untried though ejected, untried though leaving, tried before (the longest ago first). After [`ZONE_TRIES_MAX`] tries the other zones
 //! come first.
 
 use std::net::SocketAddr;
@@ -31,6 +31,7 @@ use rand::{Rng, RngExt};
 use weft_config::snapshot::Algorithm;
 
 use super::endpoint::EndpointState;
+use super::health::Health;
 use super::ring::{self, Ring};
 use super::set::{EndpointSet, Rotation, View};
 use crate::logic::time::Nanos;
@@ -77,6 +78,7 @@ impl EndpointSet {
             view,
             now,
             tried,
+            lenience: Lenience::None,
             random,
         };
         let mut found = search.run(hash);
@@ -97,12 +99,22 @@ impl EndpointSet {
     }
 }
 
+/// Who will do beside the available ones, for a request that somebody has failed.
+#[derive(Clone, Copy)]
+enum Lenience {
+    None,
+    Ejected,
+    /// Those, and who is leaving but still answers.
+    Draining,
+}
+
 /// One pick's inputs, gathered.
 struct Search<'a, R: ?Sized> {
     set: &'a EndpointSet,
     view: View,
     now: Nanos,
     tried: &'a [SocketAddr],
+    lenience: Lenience,
     random: &'a mut R,
 }
 
@@ -111,12 +123,21 @@ impl<R: Rng + ?Sized> Search<'_, R> {
         if self.view.rotation == Rotation::Empty {
             return None;
         }
-        let untried = self.choose(hash);
-        if untried.is_some() || self.tried.is_empty() {
-            return untried;
+        if self.tried.is_empty() {
+            return self.choose(hash);
         }
-        self.tried = &[];
-        self.choose(hash)
+        // Whoever has just failed this request comes last, and of those the one whose
+        // try is longest ago: the lowest cost is that of whoever fails fastest.
+        let tried = self.tried;
+        (0..=tried.len()).find_map(|since| {
+            self.tried = tried.get(since..).unwrap_or_default();
+            [Lenience::None, Lenience::Ejected, Lenience::Draining]
+                .into_iter()
+                .find_map(|lenience| {
+                    self.lenience = lenience;
+                    self.choose(hash)
+                })
+        })
     }
 
     fn choose(&mut self, hash: Option<u64>) -> Option<usize> {
@@ -279,7 +300,13 @@ impl<R: Rng + ?Sized> Search<'_, R> {
             return false;
         };
         let in_rotation = match self.view.rotation {
-            Rotation::Normal => endpoint.is_available(self.now),
+            Rotation::Normal => match self.lenience {
+                Lenience::None => endpoint.is_available(self.now),
+                Lenience::Ejected => {
+                    endpoint.health() != Health::Unhealthy && !endpoint.is_draining()
+                }
+                Lenience::Draining => endpoint.health() != Health::Unhealthy,
+            },
             Rotation::Panic => !endpoint.is_draining(),
             Rotation::Draining => true,
             Rotation::Empty => false,

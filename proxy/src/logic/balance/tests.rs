@@ -199,6 +199,43 @@ fn what_is_out_is_never_picked() {
 }
 
 #[test]
+fn when_all_were_tried_the_first_is_next_and_not_who_fails_fastest() {
+    for algorithm in ALGORITHMS {
+        let endpoints = weighted(&[1, 1, 1]);
+        let set = set(&endpoints, &balancer(algorithm));
+        for (endpoint, millis) in endpoints.iter().zip([900, 500, 1]) {
+            let latency = Duration::from_millis(millis);
+            endpoint
+                .begin(at(0))
+                .finish(Outcome::Success, latency, at(1));
+        }
+        let mut tried: Vec<_> = endpoints.iter().map(|e| e.address()).collect();
+        for next in [0, 1, 2, 0] {
+            let found = shares(&set, &endpoints, 50, at(2), &tried);
+            assert_eq!(found[next], 1.0, "{algorithm:?}: {found:?}");
+            tried.push(endpoints[next].address());
+        }
+    }
+}
+
+#[test]
+fn one_that_is_ejected_or_leaves_is_better_than_one_that_has_just_failed() {
+    for algorithm in ALGORITHMS {
+        let endpoints = weighted(&[1, 1, 1]);
+        let set = set(&endpoints, &balancer(algorithm));
+        endpoints[0].eject(at(10_000), 1);
+        endpoints[2].set_draining(true, at(0));
+        set.refresh(at(0));
+        let mut tried = Vec::new();
+        for next in [1, 0, 2, 1, 0] {
+            let found = shares(&set, &endpoints, 50, at(0), &tried);
+            assert_eq!(found[next], 1.0, "{algorithm:?}: {found:?}");
+            tried.push(endpoints[next].address());
+        }
+    }
+}
+
+#[test]
 fn tried_endpoints_come_last() {
     for algorithm in ALGORITHMS {
         let endpoints = weighted(&[1; 4]);
@@ -212,10 +249,7 @@ fn tried_endpoints_come_last() {
         // All were tried: again, but not one that is out.
         endpoints[0].set_health(Health::Unhealthy, at(0));
         let found = shares(&set, &endpoints, 1_000, at(0), &tried);
-        assert!(
-            found[0] == 0.0 && found[1..].iter().all(|share| *share > 0.1),
-            "{algorithm:?}"
-        );
+        assert_eq!(found[..2], [0.0, 1.0], "{algorithm:?}");
         // An untried one that is out does not come before a tried one that is not.
         let found = shares(&set, &endpoints, 1_000, at(0), &tried[1..]);
         assert_eq!(found[0], 0.0, "{algorithm:?}");
