@@ -21,7 +21,11 @@ pub struct ServiceState {
     /// Changes only with what makes old connections unusable: the protocol,
     /// TLS, the PROXY protocol.
     pub pool_id: u64,
-    pub endpoints: ArcSwap<EndpointSet>,
+    /// Shared with the generation before: a request that has begun with that one
+    /// tries again where endpoints are now.
+    pub endpoints: Arc<ArcSwap<EndpointSet>>,
+    /// What `endpoints` are to be once this is published.
+    next: Mutex<Option<EndpointSet>>,
     pub budget: Arc<Budget>,
     pub circuit: Arc<Circuit>,
     pub tls: Option<Arc<ClientTls>>,
@@ -61,10 +65,15 @@ impl ServiceState {
             Some(old) if old.config.retry_budget == config.retry_budget => Arc::clone(&old.budget),
             _ => Arc::new(Budget::new(&config.retry_budget)),
         };
+        let (endpoints, next) = match previous {
+            Some(old) => (Arc::clone(&old.endpoints), Some(set)),
+            None => (Arc::new(ArcSwap::from_pointee(set)), None),
+        };
         Ok(Self {
             pool_id: pool_id(config, previous),
             config: Arc::clone(config),
-            endpoints: ArcSwap::from_pointee(set),
+            endpoints,
+            next: Mutex::new(next),
             budget,
             circuit,
             tls,
@@ -77,6 +86,9 @@ impl ServiceState {
     /// endpoints' weights and decay.
     pub(super) fn commit(&self) {
         self.circuit.set_limits(&self.config.limits);
+        if let Some(set) = self.next.lock().take() {
+            self.endpoints.store(Arc::new(set));
+        }
         self.endpoints.load().commit();
     }
 

@@ -114,9 +114,14 @@ fn dns_answers_join_the_listed_and_outlive_a_reload() {
     assert!(!service.set_resolved(answer.into_iter().rev().collect(), Nanos::ZERO));
     assert_eq!(service.endpoints.load().len(), 3);
     let second = runtime(&yaml, Some(&first)).unwrap();
+    second.commit();
     assert_eq!(second.services[0].endpoints.load().len(), 3);
     let third = runtime(ONE, Some(&second)).unwrap();
+    assert_eq!(second.services[0].endpoints.load().len(), 3);
+    third.commit();
     assert_eq!(third.services[0].endpoints.load().len(), 2);
+    // A request that has begun with an older one tries again where endpoints are now.
+    assert_eq!(service.endpoints.load().len(), 2);
 }
 
 #[test]
