@@ -11,10 +11,11 @@
 //! **Invariant:** the phase only moves forward; every connection task holds a
 //! [`Guard`], so the process knows when the last one has ended.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -31,6 +32,7 @@ pub struct Drain {
     changes: watch::Sender<Phase>,
     open: AtomicUsize,
     idle: Notify,
+    began: OnceLock<Instant>,
 }
 
 impl Default for Drain {
@@ -40,6 +42,7 @@ impl Default for Drain {
             changes: watch::Sender::new(Phase::Running),
             open: AtomicUsize::new(0),
             idle: Notify::new(),
+            began: OnceLock::new(),
         }
     }
 }
@@ -57,8 +60,16 @@ impl Drain {
         self.phase() != Phase::Running
     }
 
+    /// When peers began to be told.
+    pub fn began(&self) -> Option<Instant> {
+        self.began.get().copied()
+    }
+
     /// Moves on to `phase`; going back is ignored.
     pub fn advance(&self, phase: Phase) {
+        if phase != Phase::Running {
+            let _ = self.began.set(Instant::now());
+        }
         if self.phase.fetch_max(phase as u8, Ordering::Relaxed) < phase as u8 {
             self.changes.send_replace(phase);
         }

@@ -266,7 +266,7 @@ pub fn mesh(control: &Control) -> Answer {
             "problem": told.problem,
             "resources": resources,
             "refused": refused,
-            "inFlight": mesh.inbound_in_flight.load(Ordering::Relaxed),
+            "inFlight": mesh.gate.inside(),
         }),
     )
 }

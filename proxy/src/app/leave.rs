@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::process::{GiveTask, Process, Signals, finished, settle};
 use super::{last_call, notify};
@@ -19,6 +19,7 @@ use crate::control::Request;
 use crate::drain::Phase;
 use crate::handover::READY_TIMEOUT;
 use crate::health::with_sources;
+use crate::net::pool::FRESH;
 use crate::state::Shared;
 use crate::worker::Command;
 
@@ -30,6 +31,9 @@ const QUIET_STEP: Duration = Duration::from_millis(20);
 const QUIET_TIMES_MAX: u32 = 5;
 /// How long who has begun to connect may take for the rest of the handshake.
 const HANDSHAKES_MAX: Duration = Duration::from_millis(250);
+/// So long after callers began to be told, no connection that was not used since is
+/// trusted with a request that must not be sent twice: closing idle ones crosses none.
+const SPENT: Duration = FRESH.saturating_add(Duration::from_millis(500));
 /// What connections get to end themselves after the deadline.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
 /// What the access log gets to reach the disk.
@@ -122,6 +126,9 @@ async fn end(mut process: Process, (mut signals, mut requests): Asking, heir: He
                 tracing::info!(?most, "new connections keep coming: no longer accepting");
             }
         }
+        if left && let Some(began) = shared.drain.began() {
+            sleep_until(began + SPENT).await;
+        }
         if heir == Heir::None {
             last_call::begin(&sockets);
             sleep(HANDSHAKES_MAX.min(settings.drain_quiet)).await;
@@ -166,7 +173,7 @@ async fn signalled(signals: &mut Signals) -> ExitCode {
 /// A sidecar that nothing more comes in for.
 fn has_left(shared: &Shared) -> bool {
     let mesh = shared.mesh.as_ref();
-    mesh.is_some_and(|mesh| mesh.left.load(Ordering::Relaxed))
+    mesh.is_some_and(|mesh| mesh.gate.is_shut())
 }
 
 /// How long accepting goes on at most; never less than the quiet asked for.

@@ -3,31 +3,26 @@
 //!
 //! The barrier: the workload is taken out of rotation, everybody who used it has
 //! acknowledged that, and nothing is in flight; then nothing more reaches the
-//! application, and it may end at once. Bounded, for the worst day.
+//! application, and it may end at once. Bounded, for the worst day. When it ends,
+//! and that it stays shut, is `logic::barrier`'s.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use weft_config::snapshot::{ListenerRole, Snapshot};
 use weft_config::{snapshot::Destination, wire};
 
 use super::process::Process;
 use crate::control::{Left, Request};
 use crate::drain::Phase;
+use crate::logic::barrier::{ACKNOWLEDGED_MAX, BARRIER_MAX, Barrier};
+use crate::logic::time::Nanos;
 use crate::state::mesh::MeshState;
 use crate::state::{Runtime, Shared};
 
-/// Waiting for everybody's acknowledgement.
-const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
-/// All of the barrier.
-const BARRIER_MAX: Duration = Duration::from_secs(8);
-/// Nothing in flight for this long: nobody is about to send another.
-const QUIET: Duration = Duration::from_millis(100);
-/// The same where no controller could tell anybody: our answers have to.
-const QUIET_ALONE: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(5);
 /// How long a start waits for what the workload needs first.
 const SYNCED_MAX: Duration = Duration::from_secs(10);
@@ -90,7 +85,7 @@ impl Process {
     /// Passes the drain barrier unless that is done; `None`: nothing to wait for.
     pub(super) fn barrier(&self) -> Option<oneshot::Receiver<Left>> {
         let mesh = self.shared.mesh.as_ref()?;
-        if mesh.left.load(Ordering::Relaxed) {
+        if mesh.gate.is_shut() {
             return None;
         }
         let (answer, passed) = oneshot::channel();
@@ -119,42 +114,32 @@ impl Process {
         let telling = self.mesh.as_ref().map(|mesh| mesh.leave(ACKNOWLEDGED_MAX));
         shared.drain.advance(Phase::Draining);
         tokio::spawn(async move {
-            let limit = Instant::now() + BARRIER_MAX;
+            let limit = shared.now() + BARRIER_MAX;
             let told = match telling {
                 Some(telling) => telling.await,
                 None => None,
             };
-            let quiet = if told.is_some() { QUIET } else { QUIET_ALONE };
-            let in_flight = quiet_for(&shared, quiet, limit).await;
+            // A controller that knows of no user may have only just started.
+            let all_told = told
+                .as_ref()
+                .is_some_and(|told| told.users > 0 && told.acknowledged == told.users);
             let left = Left {
                 users: told.as_ref().map(|told| told.users),
                 acknowledged: told.as_ref().map_or(0, |told| told.acknowledged),
-                in_flight,
+                in_flight: shut(&shared, all_told, limit).await,
             };
-            if let Some(mesh) = &shared.mesh
-                && in_flight == 0
-            {
-                mesh.left.store(true, Ordering::Relaxed);
-            }
             tracing::info!(?left, "nothing more will reach the application");
             let _ = answer.send(left);
         });
     }
 }
 
-/// Waits until nothing has been in flight for `quiet`; what still is at `limit`.
-async fn quiet_for(shared: &Shared, quiet: Duration, limit: Instant) -> usize {
+/// Waits until nothing more will reach the application; what still runs there.
+async fn shut(shared: &Shared, all_told: bool, limit: Nanos) -> usize {
     let Some(mesh) = &shared.mesh else { return 0 };
-    let mut since = Instant::now();
-    loop {
-        let in_flight = mesh.inbound_in_flight.load(Ordering::Relaxed);
-        let now = Instant::now();
-        if in_flight > 0 {
-            since = now;
-        }
-        if now - since >= quiet || now >= limit {
-            return in_flight;
-        }
+    let mut barrier = Barrier::new(shared.now(), all_told, limit);
+    while !barrier.step(&mesh.gate, shared.now()) {
         sleep(STEP).await;
     }
+    mesh.gate.inside()
 }

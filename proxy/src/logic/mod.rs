@@ -2,6 +2,7 @@
 //! arguments.
 
 pub mod balance;
+pub mod barrier;
 pub mod cause;
 pub mod client_hello;
 pub mod detect;

@@ -25,7 +25,7 @@ use crate::telemetry::metrics::PoolGauge;
 /// How long after its last use a connection is trusted with a request that
 /// cannot be retried. Shorter than the keep-alive timeout of any common server
 /// (gunicorn: 2 s; Node.js, uvicorn: 5 s).
-const FRESH: Duration = Duration::from_secs(1);
+pub const FRESH: Duration = Duration::from_secs(1);
 
 /// What a connection may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

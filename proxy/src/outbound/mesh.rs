@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt;
 use weft_config::snapshot::Peer;
 
 use super::connect::{ConnectError, Dial};
+use super::respond::Answer;
 use crate::logic::balance::EndpointState;
 use crate::logic::cause::Cause;
 use crate::logic::retry::Failure;
@@ -60,6 +61,16 @@ pub fn outcome_of(cause: Cause, sent: bool) -> Option<HeaderValue> {
         | Cause::Draining => Some(UNPROCESSED),
         _ => None,
     }
+}
+
+/// What is answered once the drain barrier is shut; to another sidecar in its words.
+pub fn left(to_sidecar: bool) -> Answer {
+    let mut answer = Answer::of(Cause::Draining, "the workload has left");
+    if to_sidecar {
+        answer.headers.insert(OUTCOME, UNPROCESSED);
+        answer.headers.insert(LEAVING, LEAVING_VALUE);
+    }
+    answer
 }
 
 /// The failure that a sidecar reports, taken from its answer's head.

@@ -62,8 +62,9 @@ pub async fn serve(
 ) -> Ended {
     let started = Instant::now();
     authorize::connection(&connection, listener)?;
+    let counted = enter(&connection, listener)?;
     match open(&connection, listener, server_name.as_deref()).await {
-        Ok(opened) => join(connection, listener, stream, opened).await,
+        Ok(opened) => relayed(connection, listener, stream, (opened, counted)).await,
         Err(cause) => {
             let told = Told {
                 service: "",
@@ -180,7 +181,12 @@ pub async fn serve_mesh(
         let _ = stream.shutdown().await;
         return Err(denied);
     }
-    match open(&connection, listener, None).await {
+    let counted = enter(&connection, listener);
+    let opened = match &counted {
+        Ok(_) => open(&connection, listener, None).await,
+        Err(_) => Err(Cause::Draining),
+    };
+    match opened {
         Ok(opened) => {
             let word = match connection.worker.shared.drain.is_draining() {
                 true => mesh::GO_AHEAD_LEAVING,
@@ -191,7 +197,7 @@ pub async fn serve_mesh(
                 .await
                 .map_err(|_| "downstream_reset")?;
             stream.flush().await.map_err(|_| "downstream_reset")?;
-            join(connection, listener, stream, opened).await
+            relayed(connection, listener, stream, (opened, counted?)).await
         }
         Err(cause) => {
             let _ = stream.write_all(&[mesh::REFUSED]).await;
@@ -216,15 +222,30 @@ pub async fn pass_through(connection: Connection, plain: Plain, address: SocketA
     }
 }
 
-/// Moves bytes both ways until both ends have ended.
+/// What the drain barrier waits for, unless it is shut.
+fn enter(connection: &Connection, listener: &ListenerState) -> Result<InFlight, &'static str> {
+    InFlight::enter(&connection.worker.shared, listener).ok_or(Cause::Draining.label())
+}
+
+/// Joins a client to an upstream that was opened before it spoke.
 pub async fn join(
     connection: Connection,
     listener: &Arc<ListenerState>,
     stream: Stream,
     opened: Opened,
 ) -> Ended {
+    let counted = enter(&connection, listener)?;
+    relayed(connection, listener, stream, (opened, counted)).await
+}
+
+/// Moves bytes both ways until both ends have ended.
+async fn relayed(
+    connection: Connection,
+    listener: &Arc<ListenerState>,
+    stream: Stream,
+    (opened, _counted): (Opened, InFlight),
+) -> Ended {
     let started = Instant::now();
-    let _counted = InFlight::begin(&connection.worker.shared, listener);
     let Opened {
         stream: upstream,
         service,

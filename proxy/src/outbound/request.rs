@@ -19,7 +19,7 @@ use super::headers::{apply_forwarded_host, apply_request_id};
 use super::record::Record;
 use super::respond::Answer;
 use super::sidecar::InFlight;
-use super::{Connection, authorize, mirror, session};
+use super::{Connection, authorize, mesh, mirror, session};
 use crate::logic::cause::Cause;
 use crate::net::http::message::{BodyLength, Side};
 use crate::state::{ListenerState, Runtime, ServiceState};
@@ -131,7 +131,7 @@ pub async fn serve(
     keep: bool,
 ) -> bool {
     let mut record = Record::new(Instant::now());
-    let _counted = InFlight::begin(&connection.worker.shared, &current.listener);
+    let counted = InFlight::enter(&connection.worker.shared, &current.listener);
     let options = &current.listener.config.http;
     record.request_id = apply_request_id(&mut incoming.parts.headers, options);
     if connection.worker.shared.access_log.is_on() {
@@ -141,7 +141,11 @@ pub async fn serve(
         ));
     }
     let grpc = is_grpc(&incoming.head());
-    let kept = match plan(connection, current, &mut incoming, &mut record) {
+    let planned = match &counted {
+        Some(_) => plan(connection, current, &mut incoming, &mut record),
+        None => Err(mesh::left(connection.peer.is_some())),
+    };
+    let kept = match planned {
         Ok(target) => {
             Forward::new(connection, current, side, &incoming, &target, &mut record)
                 .run(grpc, keep)

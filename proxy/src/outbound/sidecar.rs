@@ -11,7 +11,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -349,28 +349,26 @@ async fn accept(
     }
 }
 
-/// Counts what the local workload is being asked, for the drain barrier.
+/// One of what the local workload is being asked, for the drain barrier.
 #[derive(Debug)]
 pub struct InFlight(Option<Arc<MeshState>>);
 
 impl InFlight {
-    pub fn begin(shared: &Shared, listener: &ListenerState) -> Self {
+    /// `None`: the barrier is shut, the application may be gone.
+    pub fn enter(shared: &Shared, listener: &ListenerState) -> Option<Self> {
         let counted = shared
             .mesh
             .as_ref()
             .filter(|_| listener.config.inbound.is_some());
-        if let Some(mesh) = counted {
-            mesh.inbound_in_flight.fetch_add(1, Ordering::Relaxed);
-        }
-        Self(counted.cloned())
+        let enters = counted.is_none_or(|mesh| mesh.gate.enter());
+        enters.then(|| Self(counted.cloned()))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(mesh) = &self.0 {
-            let counter: &AtomicUsize = &mesh.inbound_in_flight;
-            counter.fetch_sub(1, Ordering::Relaxed);
+            mesh.gate.leave();
         }
     }
 }

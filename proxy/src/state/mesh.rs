@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use weft_config::snapshot::{Destination, Mesh};
 
+use crate::logic::barrier::Gate;
 use crate::net::tls::mesh::MeshTls;
 
 /// Questions that wait to be taken up; beyond it the answer is `Unanswered`.
@@ -28,10 +29,8 @@ pub struct MeshState {
     /// Destinations that are no part of the mesh are refused, not passed through.
     pub refuse_unknown: AtomicBool,
     /// Requests and opaque connections that came in for the local workload and
-    /// have not ended: what the drain barrier waits for.
-    pub inbound_in_flight: AtomicUsize,
-    /// The drain barrier is passed: nothing more will come in.
-    pub left: AtomicBool,
+    /// have not ended: what the drain barrier waits for, and shuts.
+    pub gate: Gate,
     /// What the local workload needs first is there: its certificate, its own
     /// description, the destinations of its explicit listeners.
     pub synced: AtomicBool,
@@ -88,8 +87,7 @@ impl MeshState {
             config,
             tls: ArcSwapOption::empty(),
             refuse_unknown: AtomicBool::new(false),
-            inbound_in_flight: AtomicUsize::new(0),
-            left: AtomicBool::new(false),
+            gate: Gate::default(),
             synced: AtomicBool::new(false),
             changed: Notify::new(),
             told: Mutex::default(),

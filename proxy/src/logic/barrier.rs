@@ -1,0 +1,140 @@
+//! The drain barrier: when nothing more will reach the application.
+//!
+//! ```text
+//! open ──quiet, or the limit──▶ shut: what comes is "unprocessed", and goes elsewhere
+//! ```
+//!
+//! **Invariant:** once shut, nobody is let in any more; what is inside then is
+//! what the limit cut off.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::time::Nanos;
+
+/// Waiting for everybody's acknowledgement, and for somebody else to be there: longer
+/// than endpoints are ever late.
+pub const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(12);
+/// All of the barrier; half of the time that Kubernetes gives a pod to end.
+pub const BARRIER_MAX: Duration = Duration::from_secs(15);
+/// Nothing in flight for this long: nobody is about to send another.
+const QUIET: Duration = Duration::from_millis(100);
+/// The same where not everybody could be told: our answers have to.
+const QUIET_ALONE: Duration = Duration::from_secs(1);
+
+/// Counts what the application is being asked, and lets nothing in once it is shut.
+#[derive(Debug, Default)]
+pub struct Gate(AtomicUsize);
+
+/// Beside the count.
+const SHUT: usize = 1 << (usize::BITS - 1);
+
+impl Gate {
+    /// False: it is shut.
+    pub fn enter(&self) -> bool {
+        if self.0.fetch_add(1, Ordering::AcqRel) & SHUT == 0 {
+            return true;
+        }
+        self.leave();
+        false
+    }
+
+    /// To be called once for each `enter` that let in.
+    pub fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub fn inside(&self) -> usize {
+        self.0.load(Ordering::Acquire) & !SHUT
+    }
+
+    pub fn is_shut(&self) -> bool {
+        self.0.load(Ordering::Acquire) & SHUT != 0
+    }
+
+    /// True if it is shut now, and nobody was inside.
+    fn shut_if_empty(&self) -> bool {
+        let shut = self
+            .0
+            .compare_exchange(0, SHUT, Ordering::AcqRel, Ordering::Acquire);
+        shut.is_ok() || self.is_shut()
+    }
+
+    fn shut(&self) {
+        self.0.fetch_or(SHUT, Ordering::AcqRel);
+    }
+}
+
+/// One passage of the barrier, from when everybody who can be told has been.
+#[derive(Debug)]
+pub struct Barrier {
+    since: Nanos,
+    quiet: Duration,
+    limit: Nanos,
+}
+
+impl Barrier {
+    /// `all_told`: everybody who uses the workload has acknowledged its leaving.
+    pub fn new(now: Nanos, all_told: bool, limit: Nanos) -> Self {
+        Self {
+            since: now,
+            quiet: if all_told { QUIET } else { QUIET_ALONE },
+            limit,
+        }
+    }
+
+    /// To be called again and again; true: the gate is shut.
+    pub fn step(&mut self, gate: &Gate, now: Nanos) -> bool {
+        if gate.inside() > 0 {
+            self.since = now;
+        }
+        if now >= self.limit {
+            gate.shut();
+            return true;
+        }
+        now.since(self.since) >= self.quiet && gate.shut_if_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Nanos {
+        Nanos::from(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn shuts_after_a_quiet_and_lets_nobody_in() {
+        let gate = Gate::default();
+        assert!(gate.enter());
+        let mut barrier = Barrier::new(at(0), true, at(8_000));
+        assert!(!barrier.step(&gate, at(200)));
+        gate.leave();
+        assert!(!barrier.step(&gate, at(250)));
+        assert!(barrier.step(&gate, at(300)) && gate.is_shut());
+        assert!(!gate.enter());
+        assert_eq!(gate.inside(), 0);
+        assert!(barrier.step(&gate, at(301)));
+    }
+
+    #[test]
+    fn the_limit_shuts_it_whatever_is_inside() {
+        let gate = Gate::default();
+        assert!(gate.enter());
+        let mut barrier = Barrier::new(at(0), false, at(8_000));
+        assert!(!barrier.step(&gate, at(7_999)));
+        assert!(barrier.step(&gate, at(8_000)));
+        assert_eq!((gate.inside(), gate.is_shut()), (1, true));
+        gate.leave();
+        assert!(!gate.enter());
+    }
+
+    #[test]
+    fn who_could_not_be_told_is_waited_for_longer() {
+        let gate = Gate::default();
+        let mut barrier = Barrier::new(at(0), false, at(8_000));
+        assert!(!barrier.step(&gate, at(999)));
+        assert!(barrier.step(&gate, at(1_000)));
+    }
+}
