@@ -7,7 +7,7 @@ mod limits;
 mod report;
 pub mod serve;
 mod sign;
-mod stream;
+pub mod stream;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -66,12 +66,14 @@ impl Subscriptions {
     }
 }
 
-struct Delta {
+/// What a proxy has been told over one stream. Carries nothing: requests go in and
+/// responses come out, so that a simulation can drive it.
+#[derive(Debug)]
+pub struct Session {
     hub: Arc<Hub>,
     caller: Caller,
     id: u64,
     types: BTreeMap<Type, Subscriptions>,
-    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     count: u64,
     refused: BTreeMap<(Type, String), Refusal>,
     node: Option<Node>,
@@ -86,31 +88,72 @@ pub fn open(
     requests: Streaming<DeltaDiscoveryRequest>,
 ) -> Result<impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> + use<>, Status> {
     let (responses, receiver) = mpsc::channel(RESPONSES_MAX);
-    let (id, wake) = hub.connected(&caller).map_err(|reason| {
-        hub.metrics.streams_refused.count(reason);
-        tracing::warn!(workload = %caller.workload, identity = %caller.identity, reason, "a stream is refused");
-        Status::resource_exhausted(format!("too many streams are open ({reason})"))
-    })?;
-    let delta = Delta {
-        hub,
-        caller,
-        id,
-        types: Type::ALL
-            .into_iter()
-            .map(|kind| (kind, Subscriptions::default()))
-            .collect(),
-        responses,
-        count: 0,
-        refused: BTreeMap::new(),
-        node: None,
-        begun: false,
-    };
+    let (session, wake) = Session::open(hub, caller)?;
     // Ends with its connection: the request stream ends, or the receiver is gone.
-    tokio::spawn(delta.run(requests, wake));
+    tokio::spawn(carry(session, wake, requests, responses));
     Ok(ReceiverStream::new(receiver))
 }
 
-impl Drop for Delta {
+/// Why a stream has to end, and what its proxy is told.
+type End = (&'static str, Status);
+
+async fn carry(
+    mut session: Session,
+    wake: Arc<Notify>,
+    mut requests: Streaming<DeltaDiscoveryRequest>,
+    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+) {
+    loop {
+        let received = tokio::select! {
+            request = requests.message() => match take(&mut session, request, &mut requests).await {
+                Some(received) => received,
+                None => return,
+            },
+            () = wake.notified() => Ok(()),
+            () = responses.closed() => return,
+        };
+        match received.and_then(|()| session.turn()) {
+            Ok(turn) => {
+                for response in turn {
+                    if responses.send(Ok(response)).await.is_err() {
+                        return;
+                    }
+                }
+                session.tell();
+            }
+            Err(end) => {
+                let _ = responses.send(Err(session.ended(end))).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Takes a request and those that have come with it. `None`: the proxy has ended
+/// the stream.
+async fn take(
+    session: &mut Session,
+    first: Result<Option<DeltaDiscoveryRequest>, Status>,
+    further: &mut Streaming<DeltaDiscoveryRequest>,
+) -> Option<Result<(), End>> {
+    let mut next = first;
+    for _ in 0..REQUESTS_A_TURN_MAX {
+        let Ok(Some(request)) = next else {
+            return None;
+        };
+        if let Err(end) = session.receive(request) {
+            return Some(Err(end));
+        }
+        next = tokio::select! {
+            biased;
+            next = further.message() => next,
+            () = std::future::ready(()) => return Some(Ok(())),
+        };
+    }
+    Some(Ok(()))
+}
+
+impl Drop for Session {
     fn drop(&mut self) {
         let names = self
             .types
@@ -120,75 +163,63 @@ impl Drop for Delta {
     }
 }
 
-impl Delta {
-    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>, wake: Arc<Notify>) {
-        loop {
-            tokio::select! {
-                request = requests.message() => {
-                    if let Err(status) = self.requests(request, &mut requests).await {
-                        if let Some(status) = status {
-                            let _ = self.responses.send(Err(status)).await;
-                        }
-                        return;
-                    }
-                }
-                () = wake.notified() => {}
-                () = self.responses.closed() => return,
-            }
-            let news = match self.hub.take_news(self.id) {
-                Ok(news) => news,
-                Err(reason) => {
-                    let status =
-                        Status::unauthenticated(format!("the client certificate is {reason}"));
-                    let _ = self.responses.send(Err(self.ended((reason, status)))).await;
-                    return;
-                }
-            };
-            let since = news.since.unwrap_or(1);
-            for (kind, name) in news.names {
-                if let Some(of) = self.types.get_mut(&kind)
-                    && of.names.contains_key(&name)
-                {
-                    of.dirty.entry(name).or_insert(since);
-                }
-            }
-            if !self.send().await {
-                return;
-            }
-            self.tell();
-        }
+impl Session {
+    /// A proxy has connected; the session, and what wakes it.
+    pub fn open(hub: Arc<Hub>, caller: Caller) -> Result<(Self, Arc<Notify>), Status> {
+        let (id, wake) = hub.connected(&caller).map_err(|reason| {
+            hub.metrics.streams_refused.count(reason);
+            tracing::warn!(workload = %caller.workload, identity = %caller.identity, reason, "a stream is refused");
+            Status::resource_exhausted(format!("too many streams are open ({reason})"))
+        })?;
+        let types = Type::ALL
+            .into_iter()
+            .map(|kind| (kind, Subscriptions::default()));
+        let session = Self {
+            hub,
+            caller,
+            id,
+            types: types.collect(),
+            count: 0,
+            refused: BTreeMap::new(),
+            node: None,
+            begun: false,
+        };
+        Ok((session, wake))
     }
 
-    /// Takes a request and those that have come with it; the error is what the stream
-    /// ends with, `None`: the proxy has ended it.
-    async fn requests(
-        &mut self,
-        first: Result<Option<DeltaDiscoveryRequest>, Status>,
-        further: &mut Streaming<DeltaDiscoveryRequest>,
-    ) -> Result<(), Option<Status>> {
-        let mut next = first;
-        for _ in 0..REQUESTS_A_TURN_MAX {
-            let Ok(Some(request)) = next else {
-                return Err(None);
-            };
-            self.receive(request).map_err(|end| Some(self.ended(end)))?;
-            next = tokio::select! {
-                biased;
-                next = further.message() => next,
-                () = std::future::ready(()) => return Ok(()),
-            };
+    /// What has to be sent now; `tell` is to follow.
+    pub fn turn(&mut self) -> Result<Vec<DeltaDiscoveryResponse>, End> {
+        let news = self.hub.take_news(self.id).map_err(|reason| {
+            let status = format!("the client certificate is {reason}");
+            (reason, Status::unauthenticated(status))
+        })?;
+        let since = news.since.unwrap_or(1);
+        for (kind, name) in news.names {
+            if let Some(of) = self.types.get_mut(&kind)
+                && of.names.contains_key(&name)
+            {
+                of.dirty.entry(name).or_insert(since);
+            }
         }
-        Ok(())
+        let mut responses = Vec::new();
+        for kind in Type::ALL {
+            let destinations = self.types.get(&Type::Destination);
+            let waits = matches!(kind, Type::Service | Type::Endpoints)
+                && destinations.is_some_and(|of| of.behind().is_some());
+            responses.extend(self.response(kind, waits));
+        }
+        Ok(responses)
     }
 
     /// Counts and tells that we end the stream.
-    fn ended(&self, (reason, status): (&'static str, Status)) -> Status {
+    fn ended(&self, (reason, status): End) -> Status {
         self.hub.metrics.streams_refused.count(reason);
         tracing::warn!(workload = %self.caller.workload, reason, "a stream is ended: {}", status.message());
         status
     }
 
-    fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), (&'static str, Status)> {
+    /// Takes a request; an error ends the stream.
+    pub fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), End> {
         let malformed = |problem: String| ("malformed", Status::invalid_argument(problem));
         self.begun = true;
         if let Some(node) = request.node {
@@ -266,22 +297,6 @@ impl Delta {
         }
     }
 
-    /// Sends what differs from what was sent; false: nobody reads any more.
-    async fn send(&mut self) -> bool {
-        for kind in Type::ALL {
-            let destinations = self.types.get(&Type::Destination);
-            let waits = matches!(kind, Type::Service | Type::Endpoints)
-                && destinations.is_some_and(|of| of.behind().is_some());
-            let Some(response) = self.response(kind, waits) else {
-                continue;
-            };
-            if self.responses.send(Ok(response)).await.is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
     /// What is to be sent of a type. `keep`: nothing is taken away yet.
     fn response(&mut self, kind: Type, keep: bool) -> Option<DeltaDiscoveryResponse> {
         let of = self.types.get_mut(&kind)?;
@@ -349,7 +364,7 @@ impl Delta {
     }
 
     /// Tells the hub how far this proxy has come.
-    fn tell(&self) {
+    pub fn tell(&self) {
         let behind = match self.begun {
             false => Some(1),
             true => self.types.values().filter_map(Subscriptions::behind).min(),

@@ -261,6 +261,16 @@ impl Index {
         self.workloads.get(uid)
     }
 
+    /// Whether all that some service of a workload has are workloads that leave.
+    pub fn needs(&self, uid: &str) -> bool {
+        let mut uses = self.uses.get(uid).into_iter().flatten();
+        uses.any(|of| {
+            let endpoints = self.endpoints.get(&of.port.to_string());
+            let mut all = endpoints.into_iter().flat_map(|of| &of.endpoints);
+            all.all(|endpoint| self.leaving.contains(&endpoint.workload))
+        })
+    }
+
     /// Names of the Endpoints that a workload is among, or would be.
     pub fn services_of(&self, uid: &str) -> BTreeSet<String> {
         let uses = self.uses.get(uid).into_iter().flatten();
