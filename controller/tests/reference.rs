@@ -219,7 +219,7 @@ const KINDS: [Kind; 8] = [
             ("/endpoints/0/addresses", "[10.1.0.2]", "the first is used"),
             (
                 "/endpoints/0/zone",
-                "y",
+                "other",
                 "near ones are preferred (`balancer.zone`)",
             ),
             (

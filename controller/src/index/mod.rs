@@ -380,4 +380,6 @@ fn said(
 #[cfg(test)]
 mod changes;
 #[cfg(test)]
+mod semantics;
+#[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::source::manifest;
 
-fn view(yaml: &str) -> Index {
+pub fn view(yaml: &str) -> Index {
     leaving(yaml, &[])
 }
 
@@ -21,7 +21,7 @@ fn leaving(yaml: &str, uids: &[&str]) -> Index {
     index
 }
 
-const SHOP: &str = "
+pub const SHOP: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: shop}
