@@ -17,6 +17,7 @@
 //! **Invariant:** only a key and nothing else is taken from a request to sign;
 //! the identity comes from its proof.
 
+pub mod proof;
 pub mod revocation;
 pub mod token;
 

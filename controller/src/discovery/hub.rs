@@ -23,6 +23,7 @@ use weft_config::wire::{self, LeaveResponse};
 use super::limits::{Admission, Held, Rates, Tally};
 use super::sign::SignError;
 use super::{Caller, serve, stream};
+use crate::ca::proof::Prover;
 use crate::ca::{Ca, subject_and_end, token};
 use crate::index::{Change, Index, Touched, Type};
 use crate::metrics::{Metrics, Values};
@@ -168,7 +169,7 @@ pub struct Standing {
 #[derive(Debug)]
 pub struct Hub {
     pub ca: Ca,
-    pub tokens: token::Verifier,
+    pub prover: Prover,
     pub metrics: Metrics,
     /// When our own certificate ends; seconds since the Unix epoch.
     pub own_expires: AtomicU64,
@@ -181,7 +182,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn new(ca: Ca, tokens: token::Verifier) -> Self {
+    pub fn new(ca: Ca, prover: impl Into<Prover>) -> Self {
         let state = State {
             index: Index::new(&ca.trust_domain),
             errors: Vec::new(),
@@ -193,7 +194,7 @@ impl Hub {
         };
         Self {
             ca,
-            tokens,
+            prover: prover.into(),
             metrics: Metrics::new(VALUES),
             own_expires: AtomicU64::new(0),
             state: Mutex::new(state),

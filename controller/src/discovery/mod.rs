@@ -84,7 +84,8 @@ impl AggregatedDiscoveryService for Service {
 impl Workloads for Service {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        sign::answer(&self.hub, caller.as_ref(), request.get_ref()).map(Response::new)
+        let signed = sign::answer(&self.hub, caller.as_ref(), request.get_ref()).await;
+        signed.map(Response::new)
     }
 
     async fn leave(

@@ -80,12 +80,12 @@ impl SignError {
 }
 
 /// Signs, and counts what became of it.
-pub fn answer(
+pub async fn answer(
     hub: &Hub,
     caller: Option<&Caller>,
     request: &SignRequest,
 ) -> Result<SignResponse, Status> {
-    match sign(hub, caller, request) {
+    match sign(hub, caller, request).await {
         Ok((identity, chain)) => {
             hub.metrics.certificates.count("signed");
             if !request.token.is_empty() {
@@ -113,8 +113,12 @@ pub fn answer(
 /// Whose the certificate is, and the chain.
 type Signed = (SpiffeId, Vec<Vec<u8>>);
 
-fn sign(hub: &Hub, caller: Option<&Caller>, request: &SignRequest) -> Result<Signed, SignError> {
-    let (identity, claims) = match (caller, request.token.as_str()) {
+async fn sign(
+    hub: &Hub,
+    caller: Option<&Caller>,
+    request: &SignRequest,
+) -> Result<Signed, SignError> {
+    let (identity, proof) = match (caller, request.token.as_str()) {
         (Some(caller), "") => {
             if let Some(reason) = hub.lost_proof(caller) {
                 return Err(SignError::LostProof(reason));
@@ -124,13 +128,14 @@ fn sign(hub: &Hub, caller: Option<&Caller>, request: &SignRequest) -> Result<Sig
         }
         (None, "") => return Err(SignError::NoProof),
         (_, token) => {
-            let claims = hub.tokens.verify(token).map_err(SignError::Token)?;
-            if !claims.workload.is_empty() {
-                mean_same(&claims.workload, &request.workload, "token")?;
+            let proof = hub.prover.prove(token).await.map_err(SignError::Token)?;
+            if let Some(workload) = &proof.workload {
+                mean_same(workload, &request.workload, "token")?;
             }
-            let identity = SpiffeId::new(&hub.ca.trust_domain, &claims.ns, &claims.sa)
+            let (domain, namespace) = (&hub.ca.trust_domain, &proof.namespace);
+            let identity = SpiffeId::new(domain, namespace, &proof.service_account)
                 .map_err(|error| SignError::NoIdentity(error.to_string()))?;
-            (identity, Some(claims))
+            (identity, Some(proof))
         }
     };
     if (identity.namespace(), identity.service_account()) == spiffe::CONTROLLER {
@@ -140,17 +145,16 @@ fn sign(hub: &Hub, caller: Option<&Caller>, request: &SignRequest) -> Result<Sig
         return Err(SignError::NoUid);
     }
     // Only who has proved something counts, and for itself first.
-    hub.admit_sign(&match &claims {
+    hub.admit_sign(&match &proof {
         None => format!("{identity} {}", request.workload),
-        Some(claims) => format!("{} {}", claims.jti, request.workload),
+        Some(proof) => format!("{} {}", proof.id, request.workload),
     })?;
     let chain = hub
         .ca
         .sign(&request.csr, &identity, &request.workload)
         .map_err(SignError::Ca)?;
-    // Last: a mistake must not cost the token.
-    if let Some(claims) = claims {
-        hub.tokens.redeem(&claims).map_err(SignError::Token)?;
+    if let Some(proof) = proof {
+        hub.prover.redeem(&proof).map_err(SignError::Token)?;
     }
     Ok((identity, chain))
 }
