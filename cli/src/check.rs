@@ -375,7 +375,7 @@ fn manifests(all: &mut Vec<Finding>, folder: &Path, trust_domain: &str) -> Resul
         let found = format!("{}: {}", status::place(error), error.message);
         findings.wrong(found, "mend the file");
     }
-    objects(&mut findings, offline.statuses());
+    objects(&mut findings, &offline.statuses());
     for (object, problem) in offline.refused() {
         let remedy = "mend the routes and policies that it is made of: sidecars would refuse it";
         findings.wrong(format!("{object}: {problem}"), remedy);

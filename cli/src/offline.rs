@@ -1,7 +1,6 @@
 //! A directory of manifests as a controller would read it, without one: the same
 //! source and index, and the same compiler as a proxy's.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -10,15 +9,14 @@ use weft_config::error::Errors;
 use weft_config::snapshot::Snapshot;
 use weft_config::status::{ObjectStatus, SourceError};
 use weft_config::wire;
-use weft_controller::api::{Key, Object, Pod, Spec};
-use weft_controller::index::View;
+use weft_controller::api::{Pod, Spec};
+use weft_controller::index::Index;
 use weft_controller::source::directory::Directory;
 
 #[derive(Debug)]
 pub struct Offline {
     pub errors: Vec<SourceError>,
-    objects: BTreeMap<Key, Object>,
-    view: View,
+    index: Index,
 }
 
 impl Offline {
@@ -29,28 +27,26 @@ impl Offline {
             folder.display()
         );
         let mut directory = Directory::new(folder);
-        directory.refresh();
-        let (objects, errors) = directory.objects();
-        let view = View::build(trust_domain, &objects, &BTreeSet::new());
+        let mut index = Index::new(trust_domain);
+        index.apply(directory.look().changes);
         Ok(Self {
-            errors,
-            objects,
-            view,
+            errors: directory.errors(),
+            index,
         })
     }
 
-    pub fn statuses(&self) -> &[ObjectStatus] {
-        &self.view.statuses
+    pub fn statuses(&self) -> Vec<ObjectStatus> {
+        self.index.statuses()
     }
 
     pub fn objects(&self) -> usize {
-        self.objects.len()
+        self.index.objects().len()
     }
 
     /// Each name by which a port of a Service is dialled: its namespace, and
     /// `service.namespace:port`.
     pub fn dialled(&self) -> impl Iterator<Item = (&str, String)> {
-        self.objects.iter().flat_map(|(key, object)| {
+        self.index.objects().iter().flat_map(|(key, object)| {
             let ports = match &object.spec {
                 Spec::Service(service) if !service.external => service.ports.as_slice(),
                 _ => &[],
@@ -64,7 +60,8 @@ impl Offline {
 
     /// Pods with their namespaces.
     pub fn pods(&self) -> impl Iterator<Item = (&str, &Pod)> {
-        self.objects
+        self.index
+            .objects()
             .iter()
             .filter_map(|(key, object)| match &object.spec {
                 Spec::Pod(pod) => Some((key.namespace.as_str(), pod)),
@@ -79,11 +76,11 @@ impl Offline {
         namespace: &str,
         name: &str,
     ) -> Option<Result<(String, Snapshot), Errors>> {
-        let destination = self.view.destination(namespace, name)?;
+        let destination = self.index.destination(namespace, name)?;
         let listener = destination.listener?;
         let with_endpoints = |service: &String| {
-            let mut found = self.view.service(service)?.clone();
-            let endpoints = self.view.endpoints(service);
+            let mut found = self.index.service(service)?.clone();
+            let endpoints = self.index.endpoints(service);
             found.endpoints = endpoints.map_or_else(Vec::new, |of| of.endpoints.clone());
             Some(found)
         };
@@ -100,7 +97,7 @@ impl Offline {
     /// What the sidecar of a workload would make of one of its ports; none: there
     /// is no such workload with a sidecar.
     pub fn inbound(&self, uid: &str, port: u16) -> Option<Result<Snapshot, Errors>> {
-        let workload = self.view.workload(uid)?;
+        let workload = self.index.workload(uid)?;
         let known = workload.ports.iter().find(|of| of.port == u32::from(port));
         let inbound = known.map_or(&workload.other_ports, |of| &of.inbound);
         let service = wire::Service {
@@ -129,7 +126,7 @@ impl Offline {
             Some((format!("destination {name}"), problem.to_string()))
         });
         let workloads = self.pods().filter_map(|(namespace, pod)| {
-            let ports = self.view.workload(&pod.uid)?.ports.iter();
+            let ports = self.index.workload(&pod.uid)?.ports.iter();
             // And one that nothing names, for `other_ports`.
             let ports = ports
                 .map(|of| u16::try_from(of.port).unwrap_or(1))
