@@ -141,6 +141,13 @@ impl Drawing {
     }
 }
 
+/// Before the first and after the last drawing.
+pub fn show_cursor(shown: bool) {
+    let mut out = io::stdout();
+    let _closed = write!(out, "\x1b[?25{}", if shown { 'h' } else { 'l' });
+    let _closed = out.flush();
+}
+
 /// A time in its largest units: `3d 4h`, `12m 5s`.
 pub fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);

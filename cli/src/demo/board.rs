@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use super::load::{Lane, Loss, Version};
-use super::metrics::{Buckets, Sample};
+use super::metrics::Sample;
 use super::programs::Service;
 use super::timeline::Act;
 use super::window::{SPAN, Window};
+use crate::exposition::Buckets;
 
 /// Losses that get a line of their own; the rest is only counted.
 const LOSSES_TOLD_MAX: u64 = 20;
@@ -78,12 +79,14 @@ impl ServiceRow {
     /// How long it took lately.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let mut sum = Buckets::default();
-        self.recent.iter().for_each(|(_, buckets)| sum.add(buckets));
+        self.recent
+            .iter()
+            .for_each(|(_, buckets)| sum.merge(buckets));
         sum.quantile(share)
     }
 
     fn took(&mut self, now: Duration, buckets: &Buckets) {
-        self.durations.add(buckets);
+        self.durations.merge(buckets);
         self.recent.push_back((now, buckets.clone()));
         let old = |at: Duration| now.saturating_sub(at) > SPAN;
         while self.recent.front().is_some_and(|(at, _)| old(*at)) {

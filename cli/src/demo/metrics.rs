@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::manifests::NAMESPACE;
 use super::programs::Service;
 use crate::admin;
+use crate::exposition::{Buckets, Series};
 
 const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -35,54 +36,6 @@ pub struct Counts {
     pub bad: u64,
 }
 
-/// A histogram: upper bounds in seconds, each with the number of values up to it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Buckets(Vec<(f64, u64)>);
-
-impl Buckets {
-    pub fn add(&mut self, other: &Self) {
-        if self.0.is_empty() {
-            self.0.clone_from(&other.0);
-            return;
-        }
-        for ((_, count), (_, more)) in self.0.iter_mut().zip(&other.0) {
-            *count += more;
-        }
-    }
-
-    fn since(&self, earlier: Option<&Self>) -> Self {
-        let mut delta = self.clone();
-        for ((_, count), (_, before)) in delta
-            .0
-            .iter_mut()
-            .zip(earlier.into_iter().flat_map(|of| &of.0))
-        {
-            *count = count.saturating_sub(*before);
-        }
-        delta
-    }
-
-    /// The value below which this share lies, as even as values may lie within a bucket.
-    pub fn quantile(&self, share: f64) -> Option<Duration> {
-        let (_, all) = *self.0.last()?;
-        if all == 0 {
-            return None;
-        }
-        let rank = all as f64 * share;
-        let (mut low, mut below) = (0.0, 0);
-        for (high, count) in &self.0 {
-            if *count as f64 >= rank && *count > below {
-                let within = (rank - below as f64) / (count - below) as f64;
-                // The last bucket has no end.
-                let high = if high.is_finite() { *high } else { low };
-                return Some(Duration::from_secs_f64(low + (high - low) * within));
-            }
-            (low, below) = (*high, *count);
-        }
-        None
-    }
-}
-
 impl Sample {
     /// What was counted since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
@@ -96,7 +49,9 @@ impl Sample {
             counts.bad = counts.bad.saturating_sub(before.bad);
         }
         for (service, buckets) in &mut delta.durations {
-            *buckets = buckets.since(earlier.durations.get(service));
+            if let Some(before) = earlier.durations.get(service) {
+                *buckets = buckets.since(before);
+            }
         }
         delta.retries = self.retries.saturating_sub(earlier.retries);
         delta
@@ -151,77 +106,36 @@ fn parse_endpoints(page: &Value) -> Vec<SocketAddr> {
 /// Reads what we know of a page in the Prometheus text format and skips the rest.
 pub fn parse(page: &str) -> Sample {
     let mut sample = Sample::default();
-    let lines = page.lines().filter(|line| !line.starts_with('#'));
-    for (name, labels, value) in lines.filter_map(series) {
-        let count = value as u64;
-        let service = label(&labels, "service").and_then(service);
-        match (name, service) {
+    for series in page.lines().filter_map(Series::parse) {
+        let count = series.value as u64;
+        match (series.name, service(series.label("service"))) {
             ("weft_requests_total", Some(service)) => {
-                if let Some(Ok(address)) = label(&labels, "backend").map(str::parse) {
+                if let Ok(address) = series.label("backend").parse() {
                     let counts: &mut Counts =
                         sample.requests.entry((service, address)).or_default();
-                    match label(&labels, "code_class") {
-                        Some("2xx") if label(&labels, "cause") == Some("answered") => {
-                            counts.good += count
-                        }
+                    match (series.label("code_class"), series.label("cause")) {
+                        ("2xx", "answered") => counts.good += count,
                         _ => counts.bad += count,
                     }
                 }
             }
+            // Several series are of one service: with a route and without.
             ("weft_request_duration_seconds_bucket", Some(service)) => {
-                if let Some(bound) = label(&labels, "le").and_then(bound) {
-                    let buckets = &mut sample.durations.entry(service).or_default().0;
-                    // Several series are of one service: with a route and without.
-                    match buckets.iter_mut().find(|(known, _)| *known == bound) {
-                        Some((_, known)) => *known += count,
-                        None => buckets.push((bound, count)),
-                    }
-                }
+                let buckets = sample.durations.entry(service).or_default();
+                buckets.add(series.label("le"), series.value);
             }
             // Other results say why there was no retry.
             ("weft_retries_total", Some(_))
-                if matches!(label(&labels, "result"), Some("free" | "budgeted")) =>
+                if matches!(series.label("result"), "free" | "budgeted") =>
             {
                 sample.retries += count;
             }
-            ("process_start_time_seconds", _) => sample.process = value,
+            ("process_start_time_seconds", _) => sample.process = series.value,
             ("process_resident_memory_bytes", _) => sample.resident_bytes = count,
             _ => {}
         }
     }
     sample
-}
-
-/// `+Inf` is one, too.
-fn bound(text: &str) -> Option<f64> {
-    text.parse().ok()
-}
-
-type Labels<'a> = Vec<(&'a str, &'a str)>;
-
-/// `name{label="value",…} 1`; none for a line of another form.
-fn series(line: &str) -> Option<(&str, Labels<'_>, f64)> {
-    let (series, value) = line.rsplit_once(' ')?;
-    let value = value.parse().ok()?;
-    let Some((name, labels)) = series.split_once('{') else {
-        return Some((series, Vec::new(), value));
-    };
-    let mut rest = labels.strip_suffix('}')?;
-    let mut labels = Vec::new();
-    while let Some((label, quoted)) = rest.split_once("=\"") {
-        // The values that we look at have nothing to escape.
-        let (text, after) = quoted.split_once('"')?;
-        labels.push((label, text));
-        rest = after.trim_start_matches(',');
-    }
-    Some((name, labels, value))
-}
-
-fn label<'a>(labels: &Labels<'a>, name: &str) -> Option<&'a str> {
-    labels
-        .iter()
-        .find(|(label, _)| *label == name)
-        .map(|(_, text)| *text)
 }
 
 #[cfg(test)]
@@ -258,16 +172,12 @@ nonsense
     }
 
     #[test]
-    fn quantiles() {
+    fn durations_are_of_the_service() {
         let buckets = parse(PAGE).durations.remove(&Service::Catalogue).unwrap();
         let micros = |share| buckets.quantile(share).map(|of| of.as_micros());
-        assert_eq!(micros(0.1), Some(1000));
-        assert_eq!(micros(0.5), Some(3000));
-        assert_eq!(micros(0.99), Some(5000), "the last bucket has no end");
-        assert_eq!(buckets.since(Some(&buckets)).quantile(0.5), None);
-        let mut twice = buckets.clone();
-        twice.add(&buckets);
-        assert_eq!(twice.quantile(0.5), buckets.quantile(0.5));
+        assert_eq!((micros(0.1), micros(0.5)), (Some(1000), Some(3000)));
+        let again = parse(PAGE).since(&parse(PAGE));
+        assert_eq!(again.durations[&Service::Catalogue].quantile(0.5), None);
     }
 
     #[test]

@@ -48,6 +48,8 @@ use report::End;
 use screen::{Frame, Screen};
 use stage::{Callers, Stage};
 
+use crate::terminal::Drawing;
+
 /// How often the screen is redrawn and the proxy's numbers are read.
 const DRAW_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -219,7 +221,10 @@ fn screen_for(arguments: &Arguments, stage: &Stage) -> Screen {
         width: 80,
         height: 24,
     };
-    Screen::Terminal { frame, drawn: 0 }
+    Screen::Terminal {
+        frame,
+        drawing: Drawing::default(),
+    }
 }
 
 /// https://no-color.org: set and not empty.

@@ -5,18 +5,12 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::board::{ActRow, Board, Event, Life, ReplicaRow, ServiceRow, State, Tone};
+use crate::terminal::{BOLD, CYAN, DIM, Drawing, GREEN, Paint, RED, YELLOW, show_cursor};
 
 /// Events shown on however low a screen; the tables give way.
 const EVENTS_MIN: usize = 4;
 /// An application that was killed stays in the table for this long.
 const KILLED_SHOWN: Duration = Duration::from_secs(3);
-
-const BOLD: &str = "1";
-const DIM: &str = "2";
-const RED: &str = "31";
-const GREEN: &str = "32";
-const YELLOW: &str = "33";
-const CYAN: &str = "36";
 
 /// What does not change while the demo runs.
 #[derive(Clone, Debug)]
@@ -31,8 +25,8 @@ pub struct Frame {
 /// Where it is shown.
 #[derive(Debug)]
 pub enum Screen {
-    /// Redrawn in place; the number of lines drawn last.
-    Terminal { frame: Frame, drawn: usize },
+    /// Redrawn in place.
+    Terminal { frame: Frame, drawing: Drawing },
     /// One line a second, and each event as it happens.
     Lines {
         told: usize,
@@ -45,11 +39,12 @@ impl Screen {
     /// Shows what is new. A closed pipe is no reason to end.
     pub fn draw(&mut self, board: &Board) {
         let _closed = match self {
-            Self::Terminal { frame, drawn } => {
+            Self::Terminal { frame, drawing } => {
                 if let Some((width, height)) = terminal_size::terminal_size() {
                     (frame.width, frame.height) = (width.0.into(), height.0.into());
                 }
-                redraw(frame, drawn, board)
+                let lines = render(frame, &board.state(), board.now());
+                drawing.draw(lines, frame.height)
             }
             Self::Lines {
                 told,
@@ -72,29 +67,9 @@ impl Screen {
     /// Before the first and after the last drawing.
     pub fn show_cursor(&self, shown: bool) {
         if matches!(self, Self::Terminal { .. }) {
-            let mut out = io::stdout();
-            let _closed = write!(out, "\x1b[?25{}", if shown { 'h' } else { 'l' });
-            let _closed = out.flush();
+            show_cursor(shown);
         }
     }
-}
-
-fn redraw(frame: &Frame, drawn: &mut usize, board: &Board) -> io::Result<()> {
-    let lines = render(frame, &board.state(), board.now());
-    // Between the two marks a terminal shows nothing half drawn.
-    let mut text = String::from("\x1b[?2026h");
-    if *drawn > 0 {
-        text.push_str(&format!("\x1b[{drawn}A"));
-    }
-    text.push_str("\r\x1b[J");
-    lines
-        .iter()
-        .for_each(|line| text.push_str(&format!("{line}\r\n")));
-    text.push_str("\x1b[?2026l");
-    *drawn = lines.len();
-    let mut out = io::stdout();
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }
 
 fn new_lines(told: &mut usize, second: &mut u64, board: &Board) -> Vec<String> {
@@ -163,7 +138,6 @@ pub fn render(frame: &Frame, state: &State, now: Duration) -> Vec<String> {
     let first = state.events.len().saturating_sub(room);
     let events = state.events.iter().skip(first);
     lines.extend(events.map(|event| event_line(&paint, event)));
-    // A taller drawing would scroll, and could not be drawn over.
     lines.truncate(frame.height.saturating_sub(1));
     lines
 }
@@ -323,29 +297,6 @@ pub fn clock(at: Duration) -> String {
         tenths / 10 % 60,
         tenths % 10
     )
-}
-
-struct Paint {
-    color: bool,
-    width: usize,
-}
-
-impl Paint {
-    /// One line of pieces with their colours, cut at the width.
-    fn line(&self, pieces: &[(&str, String)]) -> String {
-        let mut room = self.width;
-        let mut line = String::new();
-        for (tone, text) in pieces {
-            let text: String = text.chars().take(room).collect();
-            room -= text.chars().count();
-            if self.color && !tone.is_empty() && !text.is_empty() {
-                line.push_str(&format!("\x1b[{tone}m{text}\x1b[0m"));
-            } else {
-                line.push_str(&text);
-            }
-        }
-        line
-    }
 }
 
 #[cfg(test)]

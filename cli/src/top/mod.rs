@@ -6,7 +6,7 @@ mod golden;
 mod show;
 
 use std::collections::HashMap;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use weft_config::status::{ProxyStatus, Status};
 
 use crate::admin;
 use crate::status::{self, Output};
-use crate::terminal::{Drawing, Paint, print};
+use crate::terminal::{Drawing, Paint, print, show_cursor};
 use golden::{Reading, Summary, Sums, Unread};
 
 /// Proxies asked at once.
@@ -96,12 +96,6 @@ async fn watch(arguments: &Arguments) -> Result<ExitCode> {
         show_cursor(true);
     }
     ended
-}
-
-fn show_cursor(shown: bool) {
-    let mut out = io::stdout();
-    let _closed = write!(out, "\x1b[?25{}", if shown { 'h' } else { 'l' });
-    let _closed = out.flush();
 }
 
 /// Shows an interval; false: nobody reads any more.
