@@ -11,7 +11,7 @@ use weft_tests::curl::curl;
 use weft_tests::eventually;
 use weft_tests::load::{Load, Mode};
 use weft_tests::mesh::{Mesh, own_address};
-use weft_tests::process::{Signal, signal_pid};
+use weft_tests::process::{Program, Signal, signal_pid};
 use weft_tests::weft::{Run, weft};
 
 /// `shop/web`, whose endpoints are written by `weft run`.
@@ -195,6 +195,33 @@ fn a_sidecar_that_replaces_itself_is_kept() {
     assert_eq!(run.program.ended().code(), Some(143));
     let said = run.program.output();
     assert!(said.contains("the drain barrier: 0 of 0"), "{said}");
+}
+
+#[test]
+fn what_its_parent_ignores_it_ignores() {
+    let mesh = shop();
+    let address = own_address().to_string();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(weft().get_program())
+        .args(["run", "--address", &address, "--ca-dir"])
+        .arg(mesh.folder.path().join("ca"))
+        .args(["--controller", &mesh.listen.to_string(), "--proxy"])
+        .arg(weft_tests::proxy::binary())
+        .args(["--", "sleep", "1000"]);
+    let mut run = Program::start("nohup", &mut command, mesh.folder.path());
+    eventually("the start", || {
+        run.output().contains("started sleep").then_some(())
+    });
+    run.signal(Signal::HUP);
+    run.signal(Signal::TERM);
+    assert_eq!(run.ended().code(), Some(143), "{}", run.output());
+    let said = run.output();
+    assert!(
+        said.contains("SIGTERM: leaving") && !said.contains("SIGHUP"),
+        "{said}"
+    );
 }
 
 #[test]

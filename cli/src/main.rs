@@ -26,8 +26,11 @@ Examples:
   weft demo                           an online store in a mesh, for 60 seconds
   weft demo --seconds 90 --rate 300   longer, and three times the load
   weft demo -o json | tail -1         what was sent and lost, for a script
-  weft token --ns shop --sa payment --ca-dir mesh/ca > token
-                                      for the sidecar of one workload";
+  weft run --help                     one application with its sidecar, step by step
+  weft check && weft status           is all well, and who is connected
+  weft top                            success rate, requests a second and latency, live
+  weft explain --proxy 127.1.0.1:14020 GET http://catalogue.shop:80/items
+                                      what a sidecar would do with a request, and why";
 
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, about = "Weft, a service mesh and load balancer", after_help = EXAMPLES)]

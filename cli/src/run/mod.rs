@@ -22,6 +22,7 @@ mod plan;
 mod rotation;
 mod sidecar;
 
+use std::future::pending;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use tokio::process::Child;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
 pub use plan::Arguments;
@@ -63,27 +64,50 @@ fn say(text: &str) {
     let _told = writeln!(io::stderr(), "weft: {text}");
 }
 
-/// What asks us to end.
-struct Signals([tokio::signal::unix::Signal; 3]);
+/// What asks us to end. What our parent had ignored stays so: `nohup` means it.
+struct Signals {
+    terminate: unix::Signal,
+    interrupt: Option<unix::Signal>,
+    hangup: Option<unix::Signal>,
+}
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self([
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::hangup())?,
-        ]))
+        let heeded = |kind: SignalKind| match is_ignored(kind) {
+            true => Ok(None),
+            false => signal(kind).map(Some),
+        };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: heeded(SignalKind::interrupt())?,
+            hangup: heeded(SignalKind::hangup())?,
+        })
     }
 
     /// The next one's name and number.
     async fn next(&mut self) -> (&'static str, u8) {
-        let [terminate, interrupt, hangup] = &mut self.0;
         tokio::select! {
-            _ = terminate.recv() => ("SIGTERM", 15),
-            _ = interrupt.recv() => ("SIGINT", 2),
-            _ = hangup.recv() => ("SIGHUP", 1),
+            _ = self.terminate.recv() => ("SIGTERM", 15),
+            () = heard(&mut self.interrupt) => ("SIGINT", 2),
+            () = heard(&mut self.hangup) => ("SIGHUP", 1),
         }
     }
+}
+
+async fn heard(signal: &mut Option<unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => pending().await,
+    }
+}
+
+/// By the kernel's mask, whose lowest bit is signal 1.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (kind.as_raw_value() - 1) & 1 == 1)
 }
 
 async fn perform(plan: &Arc<Plan>) -> Result<ExitCode> {
