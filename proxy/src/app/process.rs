@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use weft_config::wire;
 
+use super::footprint::Footprint;
 use super::upgrades::{Upgrades, next};
 use super::{certificates, leave, notify};
 use crate::admin;
@@ -184,6 +185,7 @@ impl Process {
         let mut tls = ticks(TLS_POLL_INTERVAL);
         let mut expiry = ticks(EXPIRY_WARN_INTERVAL);
         let mut prune = ticks(PRUNE_INTERVAL);
+        let mut footprint = Footprint::new();
         let mut giving: Option<GiveTask> = None;
         loop {
             tokio::select! {
@@ -215,15 +217,18 @@ impl Process {
                     Request::Drain => return leave::asked(self, (signals, requests), giving).await,
                     Request::Leave(answer) => self.leave(answer),
                     Request::Overlay(overlay, done) => {
+                        footprint.disturb();
                         let _ = done.send(self.apply_overlay(*overlay));
                     }
                     Request::Reload(answer) => {
+                        footprint.disturb();
                         let result = self.reload().await;
                         let _ = answer.send(result);
                     }
                 },
                 _ = poll.tick() => {
                     if self.file.has_changed() {
+                        footprint.disturb();
                         let _ = self.reload().await;
                     }
                     self.reap_successor();
@@ -231,6 +236,7 @@ impl Process {
                         return code;
                     }
                 }
+                () = footprint.rest() => {}
                 _ = tls.tick() => certificates::refresh(&self.shared),
                 _ = expiry.tick() => certificates::warn_of_expiry(&self.shared.runtime.load()),
                 _ = prune.tick() => self.shared.metrics.prune(),
