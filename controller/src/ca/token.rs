@@ -188,4 +188,34 @@ mod tests {
         std::thread::sleep(Duration::from_millis(1100));
         assert_eq!(verifier.verify(&old), Err(TokenError::Expired));
     }
+
+    #[test]
+    fn used_tokens_are_remembered_up_to_a_limit_and_forgotten_when_they_have_expired() {
+        let directory = tempfile::tempdir().unwrap();
+        let verifier = Verifier::open(directory.path()).unwrap();
+        let claims = |number: usize, expires: u64| Claims {
+            ns: "shop".to_owned(),
+            sa: "web".to_owned(),
+            workload: String::new(),
+            aud: AUDIENCE.to_owned(),
+            exp: expires,
+            jti: number.to_string(),
+            uses: 1,
+        };
+        let later = seconds_now() + 3600;
+        for number in 0..USED_MAX - 1 {
+            assert_eq!(verifier.redeem(&claims(number, later)), Ok(()));
+        }
+        assert_eq!(
+            verifier.redeem(&claims(USED_MAX, 1)),
+            Ok(()),
+            "the last place"
+        );
+        // One that has expired makes room for one more; with none, nobody gets in.
+        let next = USED_MAX + 1;
+        assert_eq!(verifier.redeem(&claims(next, later)), Ok(()));
+        let full = verifier.redeem(&claims(next + 1, later));
+        assert_eq!(full, Err(TokenError::Full));
+        assert_eq!(verifier.used.lock().len(), USED_MAX);
+    }
 }

@@ -9,16 +9,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
-use tonic::Status;
 use weft_config::status::{ProxyStatus, SourceError};
-use weft_config::wire::{self, LeaveResponse};
+use weft_config::wire;
 
 use super::limits::{Admission, Held, Rates, Tally};
 use super::sign::SignError;
@@ -81,7 +80,7 @@ pub(super) struct State {
     pub(super) revision: u64,
     pub(super) proxies: BTreeMap<u64, Proxy>,
     next: u64,
-    subscribers: HashMap<(Type, String), BTreeSet<u64>>,
+    pub(super) subscribers: HashMap<(Type, String), BTreeSet<u64>>,
     /// Resources that were asked for, encoded once for all who want them; by the
     /// namespace that they are for, where it matters.
     encoded: HashMap<(Type, String), BTreeMap<String, Encoded>>,
@@ -90,7 +89,7 @@ pub(super) struct State {
 impl State {
     /// Whether the caller's workload is its identity's, as far as is known: a token
     /// that names no workload lets its owner choose one.
-    fn is_owner(&self, caller: &Caller) -> bool {
+    pub(super) fn is_owner(&self, caller: &Caller) -> bool {
         self.index
             .workload(&caller.workload)
             .is_none_or(|workload| {
@@ -106,7 +105,7 @@ impl State {
     }
 
     /// Tells who wants them that resources are not what they were.
-    fn publish(&mut self, touched: Touched) {
+    pub(super) fn publish(&mut self, touched: Touched) {
         self.revision += 1;
         for name in touched {
             self.encoded.remove(&name);
@@ -142,30 +141,6 @@ pub(super) struct Proxy {
     _places: [Held; 2],
 }
 
-/// A workload that leaves, and whom that concerns.
-#[derive(Debug)]
-pub struct Farewell {
-    uid: String,
-    /// Names of the Endpoints that it was among.
-    services: BTreeSet<String>,
-    /// The first revision in which it is among them no more; `None`: there is nobody
-    /// else in one of them.
-    gone: Option<u64>,
-    /// Workloads whose proxies have been seen to use it. A proxy may come back under
-    /// another number.
-    users: BTreeSet<String>,
-}
-
-/// How many use a workload that leaves, and how many of them know. Who is not
-/// connected cannot know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub users: usize,
-    pub acknowledged: usize,
-    /// Connected, and yet to answer.
-    pub behind: usize,
-}
-
 #[derive(Debug)]
 pub struct Hub {
     pub ca: Ca,
@@ -178,7 +153,7 @@ pub struct Hub {
     of_workload: Tally,
     of_identity: Tally,
     /// Some proxy has acknowledged something, or has gone.
-    acknowledged: Notify,
+    pub(super) acknowledged: Notify,
 }
 
 impl Hub {
@@ -366,82 +341,6 @@ impl Hub {
         }
     }
 
-    /// Takes a workload out of rotation, and waits until all who use it know.
-    pub async fn leave(&self, caller: &Caller, limit: Duration) -> Result<LeaveResponse, Status> {
-        let mut farewell = self.begin_leave(caller)?;
-        let waiting = async {
-            loop {
-                let notified = self.acknowledged.notified();
-                if self.standing(&mut farewell).behind == 0 {
-                    return;
-                }
-                notified.await;
-            }
-        };
-        let _ = tokio::time::timeout(limit, waiting).await;
-        let standing = self.standing(&mut farewell);
-        self.metrics.leaves.count(match standing.behind {
-            0 => "acknowledged",
-            _ => "timed_out",
-        });
-        let count = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
-        Ok(LeaveResponse {
-            users: count(standing.users),
-            acknowledged: count(standing.acknowledged),
-        })
-    }
-
-    /// Takes a workload out of rotation.
-    pub fn begin_leave(&self, caller: &Caller) -> Result<Farewell, Status> {
-        let uid = caller.workload.as_str();
-        let mut state = self.state.lock();
-        if !state.is_owner(caller) {
-            self.metrics.leaves.count("refused");
-            return Err(Status::permission_denied(format!(
-                "workload {uid} is not {}",
-                caller.identity
-            )));
-        }
-        let touched = state.index.leave(uid);
-        if !touched.is_empty() {
-            state.publish(touched);
-        }
-        for proxy in state.proxies.values_mut() {
-            proxy.status.leaving |= proxy.status.workload == uid;
-        }
-        Ok(Farewell {
-            uid: uid.to_owned(),
-            services: state.index.services_of(uid),
-            gone: None,
-            users: BTreeSet::new(),
-        })
-    }
-
-    /// Who of those that a farewell concerns knows of it by now. As long as nobody
-    /// else could take what the workload gets, nobody does.
-    pub fn standing(&self, farewell: &mut Farewell) -> Standing {
-        let state = self.state.lock();
-        if farewell.gone.is_none() && !state.index.needs(&farewell.uid) {
-            farewell.gone = Some(state.revision);
-        }
-        let (mut knowing, mut behind) = (BTreeSet::new(), BTreeSet::new());
-        for proxy in state.users(farewell) {
-            let workload = proxy.status.workload.clone();
-            match state.knows(proxy, farewell) {
-                true => knowing.insert(workload),
-                false => behind.insert(workload),
-            };
-        }
-        farewell
-            .users
-            .extend(knowing.iter().chain(&behind).cloned());
-        Standing {
-            users: farewell.users.len(),
-            acknowledged: knowing.difference(&behind).count(),
-            behind: behind.len(),
-        }
-    }
-
     /// A service's endpoints as of now.
     pub fn endpoints(&self, service: &str) -> Vec<wire::Endpoint> {
         let state = self.state.lock();
@@ -497,30 +396,6 @@ impl State {
                 self.encoded.remove(&key);
             }
         }
-    }
-
-    /// The proxies that use a workload, but for its own.
-    fn users<'a>(&'a self, farewell: &'a Farewell) -> impl Iterator<Item = &'a Proxy> {
-        let names = farewell.services.iter();
-        let ids: BTreeSet<u64> = names
-            .filter_map(|name| self.subscribers.get(&(Type::Endpoints, name.clone())))
-            .flatten()
-            .copied()
-            .collect();
-        let proxies = ids.into_iter().filter_map(|id| self.proxies.get(&id));
-        proxies.filter(|proxy| proxy.status.workload != farewell.uid)
-    }
-
-    /// Whether what a proxy has in force is without the workload.
-    fn knows(&self, proxy: &Proxy, farewell: &Farewell) -> bool {
-        let refuses = |service: &String| {
-            let resource = format!("{} {service}", Type::Endpoints.name());
-            let mut refused = proxy.status.refused.iter();
-            refused.any(|refusal| refusal.resource == resource)
-        };
-        let since = farewell.gone;
-        since.is_some_and(|gone| self.acknowledged(proxy) >= gone)
-            && !farewell.services.iter().any(refuses)
     }
 }
 

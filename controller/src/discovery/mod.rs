@@ -3,6 +3,7 @@
 //! gives out certificates, `report` says how it all stands.
 
 pub mod hub;
+pub mod leave;
 mod limits;
 mod report;
 pub mod serve;

@@ -378,8 +378,4 @@ fn said(
 }
 
 #[cfg(test)]
-mod changes;
-#[cfg(test)]
-mod semantics;
-#[cfg(test)]
 mod tests;

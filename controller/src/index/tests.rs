@@ -1,9 +1,12 @@
 //! Manifests in, resources and statuses out.
 
+mod changes;
+mod semantics;
+
 use super::*;
 use crate::source::manifest;
 
-pub fn view(yaml: &str) -> Index {
+fn view(yaml: &str) -> Index {
     leaving(yaml, &[])
 }
 
@@ -21,7 +24,7 @@ fn leaving(yaml: &str, uids: &[&str]) -> Index {
     index
 }
 
-pub const SHOP: &str = "
+const SHOP: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: shop}

@@ -9,11 +9,11 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use weft_config::compile::timestamp;
 
-use super::*;
 use crate::api::{
     AuthorizationPolicy, DefaultAction, Mtls, ParentRef, Pod, PortMtls, Route, Selector, Service,
     ServicePort, Slice, SliceEndpoint, TargetRef, TrafficPolicy, WorkloadPolicy,
 };
+use crate::index::*;
 
 const SEQUENCES: u64 = 2_000;
 const CHANGES: usize = 24;

@@ -1,7 +1,7 @@
 //! Kubernetes' and Gateway API's rules, row by row.
 
-use super::tests::{SHOP, view};
-use super::*;
+use super::{SHOP, view};
+use crate::index::*;
 
 /// What is said of an object about a parent, by condition: reason, and whether it is true.
 fn reasons(index: &Index, name: &str, parent: &str) -> Vec<(String, bool)> {
