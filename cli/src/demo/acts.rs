@@ -31,7 +31,7 @@ impl Stage {
     pub async fn perform(&mut self, act: Act, pause: Duration) -> Result<()> {
         match act {
             Act::Stranger => self.stranger().await,
-            Act::RollOut => self.roll_out().await,
+            Act::RollOut => self.roll_out(pause).await,
             Act::ScaleOut => self.scale_out().await,
             Act::ScaleIn => self.scale_in().await,
             Act::Canary => self.canary(pause).await,
@@ -69,7 +69,7 @@ impl Stage {
     }
 
     /// A new version of everything: replica by replica, the new one first.
-    async fn roll_out(&mut self) -> Result<()> {
+    async fn roll_out(&mut self, pause: Duration) -> Result<()> {
         for service in [
             Service::Payment,
             Service::Authentication,
@@ -83,6 +83,7 @@ impl Stage {
                 self.leave(&old).await?;
                 let text = format!("{new} (v{NEW}) serves, {old} (v{OLD}) has left");
                 self.tell(Tone::Plain, text);
+                sleep(pause / 3).await;
             }
         }
         self.tell(
@@ -168,10 +169,9 @@ impl Stage {
         let mut replica = self.take(name)?;
         let pid = replica.kill_application()?;
         self.board.set_life(replica.application(), Life::Killed);
-        let text =
-            format!("SIGKILL to {name}'s application (pid {pid}), in the middle of its work");
+        let text = format!("SIGKILL to {name}'s application (pid {pid}), in mid-work");
         self.tell(Tone::Bad, text);
-        let why = "  (it takes GETs only: nobody may send a half-done payment a second time)";
+        let why = "  (it takes GETs only: a payment that is half done nobody can save)";
         self.tell(Tone::Plain, why);
         replica.ended().await?;
         sleep(pause).await;
@@ -191,7 +191,7 @@ impl Stage {
         self.board
             .doing(format!("the controller is dead, and {name} leaves"));
         self.leave(name).await?;
-        let text = format!("without a controller: {name} has left by the word of its own answers");
+        let text = format!("without a controller {name} has left, by the word of its own answers");
         self.tell(Tone::Good, text);
         sleep(pause).await;
         self.board.doing("the controller is started again");
@@ -202,7 +202,7 @@ impl Stage {
             .awaits("all sidecars are back", back)
             .await?;
         let text =
-            format!("weft-controller is started again (pid {pid}); all {count} sidecars are back");
+            format!("weft-controller runs again (pid {pid}), and all {count} sidecars are back");
         self.tell(Tone::Good, text);
         let new = self.add(Role::new(Service::Payment, NEW)).await?;
         self.tell(Tone::Plain, format!("{new} serves"));
@@ -216,8 +216,7 @@ impl Stage {
         self.board
             .doing(format!("the gateway (pid {old}) replaces itself"));
         let new = gateway.begin_handover().await?;
-        let text =
-            format!("SIGUSR2 to the gateway (pid {old}): a new process ({new}) has its listeners");
+        let text = format!("SIGUSR2 to the gateway (pid {old}): its successor ({new}) listens");
         self.board.tell(Tone::Plain, text);
         let took = gateway.end_handover(new).await?.as_secs_f64();
         let text = format!("the old gateway has answered all it had, and left after {took:.2} s");

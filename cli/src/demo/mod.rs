@@ -216,7 +216,6 @@ fn screen_for(arguments: &Arguments, stage: &Stage) -> Screen {
     }
     let frame = Frame {
         url: format!("http://{}", stage.listen()),
-        length: Duration::from_secs(arguments.seconds),
         color: has_color(),
         width: 80,
         height: 24,

@@ -16,7 +16,6 @@ const KILLED_SHOWN: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub struct Frame {
     pub url: String,
-    pub length: Duration,
     pub color: bool,
     pub width: usize,
     pub height: usize,
@@ -110,19 +109,13 @@ pub fn render(frame: &Frame, state: &State, now: Duration) -> Vec<String> {
         color: frame.color,
         width: frame.width.saturating_sub(1),
     };
-    let (now_shown, length) = (now.as_secs(), frame.length.as_secs());
-    let times = format!(
-        "  {:02}:{:02} of {:02}:{:02}  ",
-        now_shown / 60,
-        now_shown % 60,
-        length / 60,
-        length % 60
-    );
+    let seconds = now.as_secs();
+    let time = format!("  {:02}:{:02}  ", seconds / 60, seconds % 60);
     let memory = format!("  {:.1} MiB a sidecar", mib(state.resident_bytes));
     let mut lines = vec![
         paint.line(&[
             (BOLD, "Weft demo".to_owned()),
-            (DIM, times),
+            (DIM, time),
             (CYAN, frame.url.clone()),
             (DIM, memory),
         ]),
@@ -307,7 +300,6 @@ mod tests {
     fn frame(color: bool, width: usize) -> Frame {
         Frame {
             url: "http://127.0.0.1:18080".to_owned(),
-            length: Duration::from_secs(40),
             color,
             width,
             height: 24,

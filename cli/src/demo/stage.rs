@@ -105,8 +105,7 @@ impl Stage {
             self.await_rotation(address).await?;
         }
         let text = format!(
-            "the store is open at http://{}: {} replicas, each with a sidecar; weft-controller has pid {controller}",
-            self.listen(),
+            "open: {} replicas, each with a sidecar; weft-controller has pid {controller}",
             self.replicas.len()
         );
         self.board.tell(Tone::Plain, text);

@@ -56,15 +56,15 @@ impl Act {
     /// It begins not before this share of the demo's length.
     fn begins(self) -> f64 {
         match self {
-            Self::Stranger => 0.03,
-            Self::RollOut => 0.06,
-            Self::ScaleOut => 0.44,
-            Self::Canary => 0.50,
-            Self::Crash => 0.64,
-            Self::ScaleIn => 0.72,
-            Self::Outage => 0.78,
-            Self::HandOver => 0.90,
-            Self::Mistake => 0.95,
+            Self::Stranger => 0.02,
+            Self::RollOut => 0.05,
+            Self::ScaleOut => 0.28,
+            Self::Canary => 0.35,
+            Self::Crash => 0.48,
+            Self::ScaleIn => 0.56,
+            Self::Outage => 0.62,
+            Self::HandOver => 0.80,
+            Self::Mistake => 0.93,
         }
     }
 }

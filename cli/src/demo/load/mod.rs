@@ -28,7 +28,7 @@ pub use lane::Lane;
 /// No answer of the demo's programs, nor a page of metrics, is longer; a longer one is cut and so lost.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// A request without its answer after this is lost.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The timer is this coarse: what it adds to a latency is not the proxy's.
 const TIMER_SLACK: Duration = Duration::from_millis(2);
 /// Requests of one lane under way; the next is lost at once (at 300 a second it takes a stall of seconds).
@@ -152,7 +152,7 @@ impl Ticker {
             match outcome {
                 Ok(Ok(by)) => board.answered(index, begun.elapsed(), &by),
                 Ok(Err(loss)) => board.lost(index, number, &loss),
-                Err(_) => board.lost(index, number, &Loss::new("no answer within 15 s")),
+                Err(_) => board.lost(index, number, &Loss::new("no answer within 30 s")),
             }
         });
     }

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 30
 
 
 class Failed(Exception):
