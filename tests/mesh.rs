@@ -244,6 +244,26 @@ fn sigterm_passes_the_barrier_too() {
 }
 
 #[test]
+fn what_comes_after_the_barrier_goes_elsewhere() {
+    let (mut mesh, replicas, client) = shop(&["one", "two"]);
+    for _ in 0..20 {
+        assert_eq!(curl(&[&url(&client, "/")]).status, 200);
+    }
+    // Nobody tells the client, as nobody tells a request that has picked its endpoint already.
+    mesh.controller.kill();
+    let (leaving, application) = &replicas[0];
+    let left = leaving.drain();
+    assert_eq!(left["inFlight"], 0, "{left}");
+    let before = application.count();
+    for _ in 0..10 {
+        // Nobody may send it twice, unless it is said that the application has not seen it.
+        let answer = curl(&["-d", "an order", &url(&client, "/order")]);
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(application.count(), before, "its application was asked");
+}
+
+#[test]
 fn a_controller_that_dies_is_not_missed() {
     let (mut mesh, mut replicas, client) = shop(&["one", "two"]);
     let load = Load::start(client.upstreams[0], Mode::KeepAlive, 4);
