@@ -290,7 +290,7 @@ impl<'a> Forward<'a> {
                 .and_then(|rule| rule.retry.as_ref()),
             idempotent_retry: service.config.idempotent_retry,
             retried: self.retried,
-            endpoints: service.endpoints.load().len(),
+            endpoints: service.endpoints.load().len_with(&self.tried),
         };
         let decision = retry::decide(&failed, &service.budget, self.now());
         let result = match decision {

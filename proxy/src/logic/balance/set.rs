@@ -174,6 +174,17 @@ impl EndpointSet {
         self.endpoints.len()
     }
 
+    /// How many there are for a request: those, and who was tried and has gone since.
+    pub fn len_with(&self, tried: &[SocketAddr]) -> usize {
+        let gone = |index: &usize| {
+            let address = tried.get(*index);
+            address.is_some_and(|address| {
+                self.find(*address).is_none() && !tried.iter().take(*index).any(|of| of == address)
+            })
+        };
+        self.len() + (0..tried.len()).filter(gone).count()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.endpoints.is_empty()
     }

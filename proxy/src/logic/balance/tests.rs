@@ -236,6 +236,13 @@ fn one_that_is_ejected_or_leaves_is_better_than_one_that_has_just_failed() {
 }
 
 #[test]
+fn who_was_tried_and_has_gone_still_counts() {
+    let set = set(&weighted(&[1, 1]), &balancer(Algorithm::Random));
+    let tried = [address(0), address(7), address(7), address(8)];
+    assert_eq!((set.len_with(&[]), set.len_with(&tried)), (2, 4));
+}
+
+#[test]
 fn tried_endpoints_come_last() {
     for algorithm in ALGORITHMS {
         let endpoints = weighted(&[1; 4]);
