@@ -18,7 +18,7 @@ use weft_config::{snapshot::Destination, wire};
 use super::process::Process;
 use crate::control::{Left, Request};
 use crate::drain::Phase;
-use crate::logic::barrier::{ACKNOWLEDGED_MAX, BARRIER_MAX, Barrier};
+use crate::logic::barrier::{ACKNOWLEDGED_MAX, Barrier};
 use crate::logic::time::Nanos;
 use crate::state::mesh::MeshState;
 use crate::state::{Runtime, Shared};
@@ -114,7 +114,7 @@ impl Process {
         let telling = self.mesh.as_ref().map(|mesh| mesh.leave(ACKNOWLEDGED_MAX));
         shared.drain.advance(Phase::Draining);
         tokio::spawn(async move {
-            let limit = shared.now() + BARRIER_MAX;
+            let began = shared.now();
             let told = match telling {
                 Some(telling) => telling.await,
                 None => None,
@@ -126,7 +126,7 @@ impl Process {
             let left = Left {
                 users: told.as_ref().map(|told| told.users),
                 acknowledged: told.as_ref().map_or(0, |told| told.acknowledged),
-                in_flight: shut(&shared, all_told, limit).await,
+                in_flight: shut(&shared, all_told, began).await,
             };
             tracing::info!(?left, "nothing more will reach the application");
             let _ = answer.send(left);
@@ -135,9 +135,9 @@ impl Process {
 }
 
 /// Waits until nothing more will reach the application; what still runs there.
-async fn shut(shared: &Shared, all_told: bool, limit: Nanos) -> usize {
+async fn shut(shared: &Shared, all_told: bool, began: Nanos) -> usize {
     let Some(mesh) = &shared.mesh else { return 0 };
-    let mut barrier = Barrier::new(shared.now(), all_told, limit);
+    let mut barrier = Barrier::new(began, shared.now(), all_told);
     while !barrier.step(&mesh.gate, shared.now()) {
         sleep(STEP).await;
     }

@@ -1,11 +1,13 @@
 //! The drain barrier: when nothing more will reach the application.
 //!
 //! ```text
-//! open ──quiet, or the limit──▶ shut: what comes is "unprocessed", and goes elsewhere
+//! open ──quiet, or late──▶ shut ──nothing inside, or the limit──▶ passed
 //! ```
 //!
-//! **Invariant:** once shut, nobody is let in any more; what is inside then is
-//! what the limit cut off.
+//! Once it is shut, what comes is "unprocessed" and goes elsewhere.
+//!
+//! **Invariant:** once shut, nobody is let in any more; what is inside when it is
+//! passed is what the limit cut off.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,9 +16,11 @@ use super::time::Nanos;
 
 /// Waiting for everybody's acknowledgement, and for somebody else to be there: longer
 /// than endpoints are ever late.
-pub const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(12);
+pub const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(11);
 /// All of the barrier; half of the time that Kubernetes gives a pod to end.
 pub const BARRIER_MAX: Duration = Duration::from_secs(15);
+/// What is left of it, at the end, for those inside, while nobody is let in any more.
+const LAST: Duration = Duration::from_secs(3);
 /// Nothing in flight for this long: nobody is about to send another.
 const QUIET: Duration = Duration::from_millis(100);
 /// The same where not everybody could be told: our answers have to.
@@ -70,27 +74,30 @@ impl Gate {
 pub struct Barrier {
     since: Nanos,
     quiet: Duration,
+    late: Nanos,
     limit: Nanos,
 }
 
 impl Barrier {
-    /// `all_told`: everybody who uses the workload has acknowledged its leaving.
-    pub fn new(now: Nanos, all_told: bool, limit: Nanos) -> Self {
+    /// `began`: when the workload began to leave, `BARRIER_MAX` ago at most.
+    /// `all_told`: everybody who uses it has acknowledged that.
+    pub fn new(began: Nanos, now: Nanos, all_told: bool) -> Self {
         Self {
             since: now,
             quiet: if all_told { QUIET } else { QUIET_ALONE },
-            limit,
+            late: began + (BARRIER_MAX - LAST),
+            limit: began + BARRIER_MAX,
         }
     }
 
-    /// To be called again and again; true: the gate is shut.
+    /// To be called again and again; true: nothing more will reach the application.
     pub fn step(&mut self, gate: &Gate, now: Nanos) -> bool {
         if gate.inside() > 0 {
             self.since = now;
         }
-        if now >= self.limit {
+        if now >= self.late {
             gate.shut();
-            return true;
+            return gate.inside() == 0 || now >= self.limit;
         }
         now.since(self.since) >= self.quiet && gate.shut_if_empty()
     }
@@ -108,7 +115,7 @@ mod tests {
     fn shuts_after_a_quiet_and_lets_nobody_in() {
         let gate = Gate::default();
         assert!(gate.enter());
-        let mut barrier = Barrier::new(at(0), true, at(8_000));
+        let mut barrier = Barrier::new(at(0), at(0), true);
         assert!(!barrier.step(&gate, at(200)));
         gate.leave();
         assert!(!barrier.step(&gate, at(250)));
@@ -119,21 +126,25 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_shuts_it_whatever_is_inside() {
+    fn the_limit_shuts_it_and_what_is_inside_may_end() {
         let gate = Gate::default();
-        assert!(gate.enter());
-        let mut barrier = Barrier::new(at(0), false, at(8_000));
-        assert!(!barrier.step(&gate, at(7_999)));
-        assert!(barrier.step(&gate, at(8_000)));
-        assert_eq!((gate.inside(), gate.is_shut()), (1, true));
-        gate.leave();
+        assert!(gate.enter() && gate.enter());
+        let mut barrier = Barrier::new(at(0), at(0), false);
+        assert!(!barrier.step(&gate, at(11_999)) && !gate.is_shut());
+        assert!(!barrier.step(&gate, at(12_000)) && gate.is_shut());
         assert!(!gate.enter());
+        gate.leave();
+        assert!(!barrier.step(&gate, at(14_999)));
+        assert!(barrier.step(&gate, at(15_000)));
+        assert_eq!(gate.inside(), 1);
+        gate.leave();
+        assert!(barrier.step(&gate, at(12_001)));
     }
 
     #[test]
     fn who_could_not_be_told_is_waited_for_longer() {
         let gate = Gate::default();
-        let mut barrier = Barrier::new(at(0), false, at(8_000));
+        let mut barrier = Barrier::new(at(0), at(0), false);
         assert!(!barrier.step(&gate, at(999)));
         assert!(barrier.step(&gate, at(1_000)));
     }
