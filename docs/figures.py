@@ -14,7 +14,7 @@ SUBJECTS = ["floor", "weft", "nginx", "haproxy", "envoy"]
 PAIRS = ["weft", "nginx", "haproxy", "envoy", "envoy-h2"]
 README_CASES = ["h1-64", "h1-post-10k", "h2-64", "grpc-unary", "tls-64", "tcp-1g", "pair-h1-64", "pair-grpc-unary"]
 MESH = {
-    "mesh-rss-": ("memory of a sidecar, {} service(s) in use", "anonymous_mib", "{:.1f} MiB of it its own, the rest pages of the program"),
+    "mesh-rss-": ("memory of a sidecar, services × replicas in use: {}", "anonymous_mib", "{:.1f} MiB of it its own, the rest pages of the program"),
     "mesh-spread-": ("an endpoint's change to the last of {} sidecars", "p50_ms", "p50 {:.0f} ms"),
     "mesh-kill-replica": ("kill -9 of application and sidecar, to the last try sent there", "tries_each", "{:.0f} tries each, all sent again"),
     "mesh-kill-application": ("kill -9 of the application alone, to the last try sent there", "tries_each", "{:.0f} tries each, all sent again"),

@@ -1,5 +1,5 @@
 //! Memory of a sidecar: with one service, and with so many in use, each of three
-//! replicas and asked again and again. One worker; RSS as the kernel counts it, which
+//! replicas or of one, and asked again and again. One worker; RSS as the kernel counts it, which
 //! includes the pages of the program that all sidecars of a host share (`anonymous`
 //! does not).
 
@@ -31,9 +31,6 @@ pub fn take(stage: &Stage<'_>) -> Result<Vec<Figure>> {
         .map(|(name, number)| workload(name, number))
         .collect();
     let dialled_names: Vec<String> = (0..services).map(|index| format!("s{index}")).collect();
-    for name in &dialled_names {
-        mesh.service(name, "http", &workloads)?;
-    }
     let listeners: Vec<(SocketAddr, &str)> = (0..services)
         .zip(&dialled_names)
         .map(|(index, name)| (dialled(20, index), name.as_str()))
@@ -41,12 +38,22 @@ pub fn take(stage: &Stage<'_>) -> Result<Vec<Figure>> {
     let client = workload("client", 20);
     mesh.pod(client)?;
     let mut figures = Vec::new();
-    for count in [1, services] {
+    for (count, replicas) in [(1, REPLICAS), (services, REPLICAS), (services, 1)] {
+        for (name, index) in dialled_names.iter().zip(0..) {
+            // Of one replica: each replica has its share of the services.
+            let first = if replicas == 1 {
+                index % usize::from(REPLICAS)
+            } else {
+                0
+            };
+            let by = &workloads[first..first + usize::from(replicas)];
+            mesh.service(name, "http", by)?;
+        }
         let used = &listeners[..usize::from(count)];
         let sidecar = stage.sidecar(&mesh, client, 20, used)?;
         use_all(used)?;
         let value = sidecar.rss_bytes()? as f64 / MIB;
-        let mut figure = Figure::new(format!("mesh-rss-{count}"), value, "MiB");
+        let mut figure = Figure::new(format!("mesh-rss-{count}x{replicas}"), value, "MiB");
         let anonymous = sidecar.anonymous_bytes()? as f64 / MIB;
         figure.beside.insert("anonymous_mib", anonymous);
         figure.at_most = (count == 100).then_some(WITH_100_MAX_MIB);
