@@ -2,6 +2,7 @@
 //! ones whose ports are taken. No request fails for any of them.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use weft_tests::load::{Load, Mode, Tally};
 use weft_tests::process::Signal;
 use weft_tests::proxy::{self, Proxy};
 use weft_tests::raw::{self, Raw};
-use weft_tests::upstream::Upstream;
+use weft_tests::upstream::{self, Upstream};
 use weft_tests::{eventually, port};
 
 fn loads(web: std::net::SocketAddr) -> Vec<Load> {
@@ -202,4 +203,79 @@ fn a_running_request_keeps_its_configuration() {
     fs::write(go, "").expect("it can be written");
     assert_eq!(raw.answer().header("x-upstream"), Some("slow"));
     assert_eq!(raw.get("/").header("x-upstream"), Some("other"));
+}
+
+/// Whoever was let in is answered, though the listener has gone before the first request.
+#[test]
+fn a_silent_connection_outlives_its_listener() {
+    let upstream = Upstream::echo("up");
+    let (web, extra) = (port::free_address(), port::free_address());
+    let mut config = front(web, &[upstream.address]);
+    let gone =
+        json!({"name": "extra", "protocol": "http", "service": "up", "address": extra.to_string()});
+    push(&mut config, "listeners", gone);
+    let mut proxy = Proxy::start(config);
+    let mut silent = Raw::connect(extra);
+    eventually("the connection being accepted", || {
+        let open = proxy
+            .metrics()
+            .sum("weft_connections_open", &[("listener", "extra")]);
+        (open > 0.0).then_some(())
+    });
+    proxy.reload(|config| {
+        config["listeners"]
+            .as_array_mut()
+            .expect("a list")
+            .truncate(1)
+    });
+    let answer = silent.get("/late");
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (200, "/late"),
+        "{answer:?}"
+    );
+    assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
+}
+
+/// A ClientHello as small as it may be, with no server name.
+fn client_hello() -> Vec<u8> {
+    let mut hello = vec![0x03, 0x03];
+    hello.extend([7; 32]);
+    // No session, one suite, no compression, no extensions.
+    hello.extend([0, 0, 2, 0x13, 0x01, 1, 0, 0, 0]);
+    let length = u8::try_from(hello.len()).expect("it is short");
+    let mut record = vec![0x16, 3, 1, 0, length + 4, 1, 0, 0, length];
+    record.extend(hello);
+    record
+}
+
+/// A connection that waited through a change goes where the configuration says now: to the service
+/// of this name, not to the one that has its place in the list.
+#[test]
+fn a_waiting_connection_is_not_joined_to_another_service() {
+    let named = |name: &'static [u8]| {
+        upstream::opaque(move |mut stream| {
+            // Read first: to close on what is unread is to reset.
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(name);
+        })
+    };
+    let (own, other) = (named(b"own"), named(b"not"));
+    let tls = port::free_address();
+    let mut proxy = Proxy::start(json!({
+        "listeners": [{"name": "tls", "protocol": "tls", "service": "own", "address": tls.to_string()}],
+        "services": [service("own", &[own])],
+    }));
+    let mut waiting = Raw::connect(tls);
+    eventually("the connection being accepted", || {
+        let open = proxy
+            .metrics()
+            .sum("weft_connections_open", &[("listener", "tls")]);
+        (open > 0.0).then_some(())
+    });
+    proxy.reload(|config| {
+        config["services"] = json!([service("other", &[other]), service("own", &[own])]);
+    });
+    waiting.send(client_hello());
+    assert_eq!(waiting.take(3).expect("somebody answers"), b"own");
 }

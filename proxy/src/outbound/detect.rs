@@ -174,7 +174,7 @@ async fn server_first(
     listener: &Arc<ListenerState>,
     plain: &Plain,
 ) -> Result<Option<opaque::Opened>, &'static str> {
-    let Ok(opened) = opaque::open(connection, listener, None).await else {
+    let Ok(opened) = opaque::open(connection, None).await else {
         return Ok(None);
     };
     let idle = listener.config.tcp_idle_timeout;

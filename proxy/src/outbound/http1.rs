@@ -48,7 +48,11 @@ enum Next {
     Failed(StreamError),
 }
 
-pub async fn serve(connection: Connection, listener: &Arc<Listener>, mut stream: Stream) -> Ended {
+pub async fn serve(
+    mut connection: Connection,
+    listener: &Arc<Listener>,
+    mut stream: Stream,
+) -> Ended {
     let prefix = match &mut stream {
         Stream::Plain(plain) => std::mem::take(&mut plain.prefix),
         _ => BytesMut::new(),
@@ -56,9 +60,8 @@ pub async fn serve(connection: Connection, listener: &Arc<Listener>, mut stream:
     let http1 = Http1::new(stream, head_limits(&listener.http), prefix);
     let mut side = Side::Http1(Box::new(http1));
     let mut timer = Timer::default();
-    let mut current = match connection.configuration() {
-        Some(current) => current,
-        None => return Ok(()),
+    let Some(mut current) = connection.begin() else {
+        return Ok(());
     };
     let mut served = 0u32;
     loop {

@@ -43,7 +43,7 @@ const LEAVE: Duration = Duration::from_secs(1);
 const PENDING_RESETS_MAX: usize = 50;
 const ABANDONED_MAX: u32 = 200;
 
-pub async fn serve(connection: Connection, listener: &Arc<Listener>, stream: Stream) -> Ended {
+pub async fn serve(mut connection: Connection, listener: &Arc<Listener>, stream: Stream) -> Ended {
     let options = &listener.http;
     let mut timer = Timer::default();
     timer.set(Some(deadline(options.header_timeout)));
@@ -60,7 +60,7 @@ pub async fn serve(connection: Connection, listener: &Arc<Listener>, stream: Str
         Some(Err(error)) => return Err(count(&connection, &error)),
         Some(Ok(http2)) => http2,
     };
-    let Some(current) = connection.configuration() else {
+    let Some(current) = connection.begin() else {
         return Ok(());
     };
     let mut phase = connection.worker.shared.drain.subscribe();

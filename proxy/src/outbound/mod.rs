@@ -85,6 +85,8 @@ pub struct Connection {
     pub origin: Origin,
     /// HTTP/2 streams that the client gave up before they were answered.
     pub abandoned: AtomicU32,
+    /// The configuration that it came under, until it is served.
+    begun: Option<Current>,
 }
 
 impl Connection {
@@ -101,6 +103,7 @@ impl Connection {
             peer: self.peer.clone(),
             origin: self.origin.clone(),
             abandoned: AtomicU32::new(0),
+            begun: None,
         }
     }
 
@@ -115,6 +118,19 @@ impl Connection {
         let runtime = self.worker.shared.runtime.load_full();
         let listener = runtime.listener(&self.listener)?.clone();
         Some(Current { runtime, listener })
+    }
+
+    /// The configuration as of now, or as it was when the connection came, if the
+    /// listener has gone meanwhile. Whoever was let in is answered: between
+    /// sidecars a request may be under way already.
+    fn present(&self) -> Option<Current> {
+        self.configuration().or_else(|| self.begun.clone())
+    }
+
+    /// The same at the beginning of serving, which from then on holds it.
+    fn begin(&mut self) -> Option<Current> {
+        let begun = self.begun.take();
+        self.configuration().or(begun)
     }
 
     /// Brings `current` up to date. `false`: the listener is gone; what it last
@@ -137,7 +153,8 @@ impl Connection {
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Arc<Worker>, name: Arc<str>, tcp: TcpStream, peer: SocketAddr) {
-    let Some(listener) = worker.shared.runtime.load().listener(&name).cloned() else {
+    let runtime = worker.shared.runtime.load_full();
+    let Some(listener) = runtime.listener(&name).cloned() else {
         return;
     };
     let metrics = &worker.shared.metrics;
@@ -158,6 +175,10 @@ pub async fn serve(worker: Arc<Worker>, name: Arc<str>, tcp: TcpStream, peer: So
         peer: None,
         origin: Origin::new(peer, false),
         abandoned: AtomicU32::new(0),
+        begun: Some(Current {
+            runtime,
+            listener: Arc::clone(&listener),
+        }),
     };
     let plain = Plain::new(tcp);
     let ended = match &listener.config.role {

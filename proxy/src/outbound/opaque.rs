@@ -63,7 +63,7 @@ pub async fn serve(
     let started = Instant::now();
     authorize::connection(&connection, listener)?;
     let counted = enter(&connection, listener)?;
-    match open(&connection, listener, server_name.as_deref()).await {
+    match open(&connection, server_name.as_deref()).await {
         Ok(opened) => relayed(connection, listener, stream, (opened, counted)).await,
         Err(cause) => {
             let told = Told {
@@ -82,15 +82,13 @@ pub async fn serve(
 }
 
 /// Chooses and dials an upstream; another endpoint where one cannot be reached.
-pub async fn open(
-    connection: &Connection,
-    listener: &Arc<ListenerState>,
-    server_name: Option<&str>,
-) -> Result<Opened, Cause> {
+pub async fn open(connection: &Connection, server_name: Option<&str>) -> Result<Opened, Cause> {
     let shared = &connection.worker.shared;
-    let runtime = shared.runtime.load_full();
-    let (id, rule) = choose(listener, server_name)?;
-    let service = runtime.service(id).ok_or(Cause::InvalidBackend)?;
+    // The listener may have waited for the client since another configuration,
+    // in which the same id is another service.
+    let current = connection.present().ok_or(Cause::InvalidBackend)?;
+    let (id, rule) = choose(&current.listener, server_name)?;
+    let service = current.runtime.service(id).ok_or(Cause::InvalidBackend)?;
     let permit = try_acquire(Arc::clone(&service.circuit), Resource::Connection)
         .ok_or(Cause::ConnectionsFull)?;
     let mut tried: Vec<SocketAddr> = Vec::new();
@@ -183,7 +181,7 @@ pub async fn serve_mesh(
     }
     let counted = enter(&connection, listener);
     let opened = match &counted {
-        Ok(_) => open(&connection, listener, None).await,
+        Ok(_) => open(&connection, None).await,
         Err(_) => Err(Cause::Draining),
     };
     match opened {
@@ -208,7 +206,8 @@ pub async fn serve_mesh(
 }
 
 /// A connection to what is no part of the mesh, as it is.
-pub async fn pass_through(connection: Connection, plain: Plain, address: SocketAddr) -> Ended {
+pub async fn pass_through(mut connection: Connection, plain: Plain, address: SocketAddr) -> Ended {
+    connection.begun = None;
     let connecting = tokio::net::TcpStream::connect(address);
     let upstream = match tokio::time::timeout(PASS_THROUGH_CONNECT_MAX, connecting).await {
         Ok(Ok(tcp)) => Stream::Plain(Plain::new(tcp)),
@@ -240,11 +239,13 @@ pub async fn join(
 
 /// Moves bytes both ways until both ends have ended.
 async fn relayed(
-    connection: Connection,
+    mut connection: Connection,
     listener: &Arc<ListenerState>,
     stream: Stream,
     (opened, _counted): (Opened, InFlight),
 ) -> Ended {
+    // It may last for hours: the configuration it came under need not.
+    connection.begun = None;
     let started = Instant::now();
     let Opened {
         stream: upstream,

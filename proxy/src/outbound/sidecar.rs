@@ -20,6 +20,7 @@ use weft_config::snapshot::{Destination, ListenerProtocol, Mtls};
 use weft_config::spiffe;
 
 use super::detect::{self, Detected};
+use super::request::Current;
 use super::{Connection, Ended, opaque, serve_http, serve_plain};
 use crate::logic::client_hello::{self, Hello, HelloError};
 use crate::net::stream::{Plain, Stream};
@@ -51,7 +52,9 @@ pub async fn dialled(
         }
     };
     match find(&shared, mesh, &Subject::Destination(dialled.clone())).await {
-        Ok(listener) => {
+        Ok(found) => {
+            let listener = Arc::clone(&found.listener);
+            connection.begun = Some(found);
             if let Destination::Service(_) = dialled {
                 let port = listener.config.address.port();
                 connection.local.set_port(port);
@@ -97,27 +100,25 @@ fn original_destination(plain: &Plain, local: SocketAddr) -> Option<SocketAddr> 
         .then(|| SocketAddr::from((original.ip().to_canonical(), original.port())))
 }
 
-/// The virtual listener of what is meant; asked for if it is not there yet.
-async fn find(
-    shared: &Shared,
-    mesh: &MeshState,
-    subject: &Subject,
-) -> Result<Arc<ListenerState>, Known> {
+/// The virtual listener of what is meant, and the configuration that it is of;
+/// asked for if it is not there yet.
+async fn find(shared: &Shared, mesh: &MeshState, subject: &Subject) -> Result<Current, Known> {
     let look = || {
-        let runtime = shared.runtime.load();
-        match subject {
+        let runtime = shared.runtime.load_full();
+        let listener = match subject {
             Subject::Destination(destination) => runtime.destination(destination).cloned(),
             Subject::Port(port) => runtime.port(*port).cloned(),
-        }
+        }?;
+        Some(Current { runtime, listener })
     };
     let found = match look() {
-        Some(listener) => listener,
+        Some(found) => found,
         None => {
             let known = mesh.ask(subject.clone()).await;
             look().ok_or(known)?
         }
     };
-    found.used.store(shared.now().0, Ordering::Relaxed);
+    found.listener.used.store(shared.now().0, Ordering::Relaxed);
     Ok(found)
 }
 
@@ -143,9 +144,11 @@ pub async fn came_in(
         };
     };
     connection.local = original;
-    let port = find(&shared, mesh, &Subject::Port(original.port()))
+    let found = find(&shared, mesh, &Subject::Port(original.port()))
         .await
         .map_err(|_| "unknown_port")?;
+    let port = Arc::clone(&found.listener);
+    connection.begun = Some(found);
     let strict = port
         .config
         .inbound
@@ -318,9 +321,11 @@ async fn accept(
     plain: Plain,
 ) -> Ended {
     let shared = Arc::clone(&connection.worker.shared);
-    let port = find(&shared, mesh, &Subject::Port(port))
+    let found = find(&shared, mesh, &Subject::Port(port))
         .await
         .map_err(|_| "unknown_port")?;
+    let port = Arc::clone(&found.listener);
+    connection.begun = Some(found);
     let Some(tls) = mesh.tls.load_full() else {
         return refuse(&connection, Refusal::NoCertificateYet);
     };
