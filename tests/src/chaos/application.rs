@@ -1,12 +1,14 @@
 //! The application of the fault matrix: a process of its own that speaks every protocol on one port,
 //! and that ends at once on SIGTERM, as most programs do that were never taught better.
 //!
-//! Whatever it is asked it gives back with its own name behind it.
+//! Whatever it is asked it gives back with its own name behind it, often after some thought: what
+//! happens to it finds requests inside.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
@@ -19,6 +21,9 @@ use crate::load::http2::{framed, message};
 use crate::load::opaque::FIRST_BYTE;
 use crate::load::websocket;
 use crate::process::Program;
+
+/// What a question takes, once or twice.
+const THOUGHT: Duration = Duration::from_millis(15);
 
 /// Starts one: `binary` is the program whose argument `application` comes to [`serve`].
 pub fn start(binary: &Path, address: SocketAddr, name: &str, folder: &Path) -> Program {
@@ -61,10 +66,17 @@ async fn connection(stream: TcpStream, name: &str) -> io::Result<()> {
     }
 }
 
+/// Some questions are answered at once, some take a while.
+async fn think(question: &str) {
+    let digits = question.bytes().map(u64::from).sum::<u64>();
+    tokio::time::sleep(THOUGHT * u32::try_from(digits % 3).unwrap_or_default()).await;
+}
+
 async fn lines(stream: TcpStream, name: &str) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     while stream.read_line(&mut line).await? > 0 {
+        think(&line).await;
         let answer = format!("{} from {name}\n", line.trim_end());
         stream.write_all(answer.as_bytes()).await?;
         line.clear();
@@ -93,6 +105,7 @@ async fn http1(stream: TcpStream, name: &str) -> io::Result<()> {
             return frames(stream, name).await;
         }
         let target = head.split(' ').nth(1).unwrap_or_default();
+        think(target).await;
         let text = format!("{target}{} from {name}", String::from_utf8_lossy(&body));
         let answer = format!(
             "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}",
@@ -111,6 +124,7 @@ async fn frames(mut stream: BufReader<TcpStream>, name: &str) -> io::Result<()> 
     stream.write_all(head.as_bytes()).await?;
     loop {
         let text = websocket::read_text(&mut stream).await?;
+        think(&text).await;
         let answer = websocket::frame(&format!("{text} from {name}"), None);
         stream.write_all(&answer).await?;
     }
@@ -135,6 +149,7 @@ async fn exchange(
     name: &str,
 ) -> Result<(), h2::Error> {
     if request.method() == http::Method::GET {
+        think(request.uri().path()).await;
         let text = format!("{} from {name}", request.uri().path());
         let mut sink = answer.send_response(Response::new(()), false)?;
         return sink.send_data(Bytes::from(text), true);
@@ -150,6 +165,7 @@ async fn exchange(
         let _ = body.flow_control().release_capacity(data.len());
         came.extend_from_slice(&data);
         while let Some(text) = message(&mut came) {
+            think(&text).await;
             sink.send_data(framed(&format!("{text} from {name}")), false)?;
         }
     }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::load::{Load, Mode, Plan};
 
 /// Short enough to be caught in every fault, long enough to leave two shared cores some time.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(8);
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: usize = 4;
-const CLIENTS: usize = 2;
+const CLIENTS: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -66,6 +66,11 @@ impl Protocol {
             Self::OpaqueShort => Mode::Opaque,
             Self::OpaqueLong => Mode::OpaqueLong,
         }
+    }
+
+    #[must_use]
+    pub fn is_opaque(self) -> bool {
+        matches!(self, Self::OpaqueShort | Self::OpaqueLong)
     }
 
     /// Lives through the fault on a replica that nobody touches, rather than on any.

@@ -124,3 +124,49 @@ pub fn json(cells: &[Cell]) -> Value {
     };
     cells.iter().map(cell).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Tally;
+
+    #[test]
+    fn a_bad_cell_is_complained_of() {
+        let post = Protocol::Http1Post;
+        for (fault, sent, failed, misdelivered, complaint) in [
+            (Fault::Rollout, 500, 0, 0, None),
+            (Fault::Rollout, 500, 1, 0, Some("1 lost, at most 0")),
+            (Fault::Rollout, 50, 0, 0, Some("only 50 sent")),
+            (Fault::ReplicaKilled, 500, post.at_once(), 0, None),
+            (
+                Fault::ReplicaKilled,
+                500,
+                post.at_once() + 1,
+                0,
+                Some("lost, at most"),
+            ),
+            (Fault::ReplicaKilled, 500, 1, 1, Some("another service")),
+        ] {
+            let tally = Tally {
+                sent,
+                good: sent - failed,
+                failed,
+                misdelivered,
+                p99: Duration::ZERO,
+                told: Vec::new(),
+            };
+            let outcome = Outcome {
+                protocol: post,
+                tally,
+                retried: 0,
+            };
+            let said = Cell::new(fault, outcome, 100).complaint();
+            let as_expected = match (&said, complaint) {
+                (None, None) => true,
+                (Some(said), Some(complaint)) => said.contains(complaint),
+                _ => false,
+            };
+            assert!(as_expected, "{said:?} rather than {complaint:?}");
+        }
+    }
+}

@@ -89,6 +89,7 @@ impl Stage {
         };
         stage.publish();
         stage.all_serve();
+        stage.go_on();
         stage
     }
 

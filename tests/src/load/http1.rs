@@ -26,7 +26,11 @@ pub(super) async fn connection(address: SocketAddr, used: Use, count: &Count) {
     let mut stream = None;
     while !count.stopping() {
         let sent = count.begin();
-        let outcome = timeout(PATIENCE, request(address, &mut stream, (used, &sent.name))).await;
+        let outcome = timeout(
+            PATIENCE,
+            request(address, &mut stream, (used, &sent.name), count),
+        )
+        .await;
         let outcome = outcome.unwrap_or_else(|_| Err("timed out".to_owned()));
         let keep = matches!(&outcome, Ok((_, true)));
         count.end(
@@ -58,6 +62,7 @@ async fn request(
     address: SocketAddr,
     kept: &mut Option<TcpStream>,
     (used, path): (Use, &str),
+    count: &Count,
 ) -> Result<(String, bool), String> {
     let stream = match kept {
         Some(stream) => stream,
@@ -68,21 +73,36 @@ async fn request(
             kept.insert(new)
         }
     };
-    let request = match used {
-        Use::Gets => format!("GET {path} HTTP/1.1\r\nHost: load\r\n\r\n"),
-        Use::OneGet => format!("GET {path} HTTP/1.1\r\nHost: load\r\nConnection: close\r\n\r\n"),
+    let (request, rest) = match used {
+        Use::Gets => (
+            format!("GET {path} HTTP/1.1\r\nHost: load\r\n\r\n"),
+            String::new(),
+        ),
+        Use::OneGet => {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: load\r\nConnection: close\r\n\r\n");
+            (head, String::new())
+        }
         Use::Posts => {
-            let body = body(path);
+            let mut body = body(path);
             let length = body.len();
-            format!("POST {path} HTTP/1.1\r\nHost: load\r\nContent-Length: {length}\r\n\r\n{body}")
+            let rest = body.split_off(length / 2);
+            let head =
+                format!("POST {path} HTTP/1.1\r\nHost: load\r\nContent-Length: {length}\r\n\r\n");
+            (head + &body, rest)
         }
     };
     let sent = stream.write_all(request.as_bytes()).await;
     sent.map_err(|error| format!("sending: {error}"))?;
+    if !rest.is_empty() {
+        // What happens may happen within a body.
+        tokio::time::sleep(count.pause).await;
+        let sent = stream.write_all(rest.as_bytes()).await;
+        sent.map_err(|error| format!("sending the rest: {error}"))?;
+    }
     let mut buffer = Vec::with_capacity(1024);
     loop {
-        let count = stream.read_buf(&mut buffer).await;
-        let count = count.map_err(|error| format!("reading: {error}"))?;
+        let read = stream.read_buf(&mut buffer).await;
+        let read = read.map_err(|error| format!("reading: {error}"))?;
         if let Some((head, body)) = whole(&buffer) {
             if !head.starts_with("HTTP/1.1 200") {
                 return Err(format!("{head:?} {body:?}"));
@@ -90,7 +110,7 @@ async fn request(
             let keep = !head.to_lowercase().contains("connection: close");
             return Ok((body, keep));
         }
-        if count == 0 {
+        if read == 0 {
             let seen = String::from_utf8_lossy(&buffer);
             return Err(format!("closed before the answer was whole: {seen:?}"));
         }

@@ -25,6 +25,9 @@ pub mod websocket;
 
 /// Failures that are told in words; the rest is only counted.
 const TOLD_MAX: usize = 20;
+/// Which rest is a long one, and by how much.
+const LONG_REST_EACH: u64 = 16;
+const LONG_REST: u32 = 20;
 /// What stands between a request's name and the workload that answered.
 const FROM: &str = " from ";
 
@@ -286,9 +289,14 @@ impl Count {
         Ok(())
     }
 
+    /// Between two requests; now and then for long, so that connections idle too.
     async fn rest(&self) {
+        let long = self
+            .sent
+            .load(Ordering::SeqCst)
+            .is_multiple_of(LONG_REST_EACH);
         if !self.pause.is_zero() {
-            tokio::time::sleep(self.pause).await;
+            tokio::time::sleep(self.pause * if long { LONG_REST } else { 1 }).await;
         }
     }
 }
@@ -330,6 +338,34 @@ mod tests {
                 "{name}: {tally:?}"
             );
         }
+    }
+
+    #[test]
+    fn answers_of_somebody_else_are_counted() {
+        let upstream = Upstream::start(|seen, stream| {
+            let who = if seen.target().ends_with("50") {
+                "other-1"
+            } else {
+                "web-1"
+            };
+            let text = format!("{}{FROM}{who}", seen.target());
+            answer(stream, 200, &[], text.as_bytes());
+            Then::Keep
+        });
+        let load = Load::planned(&Plan {
+            address: upstream.address,
+            mode: Mode::KeepAlive,
+            clients: 2,
+            pause: Duration::ZERO,
+            owner: Some("web-"),
+        });
+        load.goes_on(400);
+        assert!(load.served_by("web-1") > 300);
+        let tally = load.stop();
+        assert!(
+            tally.misdelivered >= 3 && tally.failed == tally.misdelivered,
+            "{tally:?}"
+        );
     }
 
     #[test]

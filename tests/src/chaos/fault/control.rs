@@ -38,6 +38,16 @@ spec:
     backendRefs: [{name: SERVICE, port: 80}]
 ";
 
+const BYTES: &str = "\
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: churn-SERVICE, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: SERVICE, port: 80}]
+  rules:
+  - backendRefs: [{name: SERVICE, port: 80, weight: 1ROUND}]
+";
+
 pub fn config_churn(stage: &mut Stage) {
     let first = stage.mesh.status().revision;
     let until = Instant::now() + stage.extent.churn;
@@ -46,14 +56,18 @@ pub fn config_churn(stage: &mut Stage) {
         let next = Instant::now() + CHURN_EACH;
         // One of five is wrong; the last good one stays in force.
         let timeout = if rounds % 5 == 4 { "never" } else { "9s" };
-        let route = ROUTE
-            .replace("ROUND", &rounds.to_string())
-            .replace("TIMEOUT", timeout);
-        let services = stage
-            .lanes
-            .iter()
-            .map(|lane| route.replace("SERVICE", lane.protocol.name()));
-        let routes: Vec<String> = services.collect();
+        let routes = stage.lanes.iter().map(|lane| {
+            let route = if lane.protocol.is_opaque() {
+                BYTES
+            } else {
+                ROUTE
+            };
+            let route = route.replace("ROUND", &rounds.to_string());
+            route
+                .replace("TIMEOUT", timeout)
+                .replace("SERVICE", lane.protocol.name())
+        });
+        let routes: Vec<String> = routes.collect();
         stage.mesh.apply("churn", &routes.join("---\n"));
         stage
             .mesh
@@ -103,6 +117,7 @@ pub fn caller_upgraded(stage: &mut Stage) {
     stage.go_on();
     // The next process is the one that answers by now.
     eventually("the new process serving", || {
-        (stage.client.proxy.requests("ok") > 0.0).then_some(())
+        let metrics = stage.client.proxy.metrics();
+        (metrics.sum("weft_requests_total", &[]) > 0.0).then_some(())
     });
 }
