@@ -16,9 +16,6 @@ pub struct Farewell {
     uid: String,
     /// Names of the Endpoints that it was among.
     services: BTreeSet<String>,
-    /// The first revision in which it is among them no more; `None`: there is nobody
-    /// else in one of them.
-    gone: Option<u64>,
     /// Workloads whose proxies have been seen to use it. A proxy may come back under
     /// another number.
     users: BTreeSet<String>,
@@ -81,7 +78,6 @@ impl Hub {
         Ok(Farewell {
             uid: uid.to_owned(),
             services: state.index.services_of(uid),
-            gone: None,
             users: BTreeSet::new(),
         })
     }
@@ -90,13 +86,11 @@ impl Hub {
     /// else could take what the workload gets, nobody does.
     pub fn standing(&self, farewell: &mut Farewell) -> Standing {
         let state = self.state.lock();
-        if farewell.gone.is_none() && !state.index.needs(&farewell.uid) {
-            farewell.gone = Some(state.revision);
-        }
+        let needed = state.index.needs(&farewell.uid);
         let (mut knowing, mut behind) = (BTreeSet::new(), BTreeSet::new());
         for proxy in state.users(farewell) {
             let workload = proxy.status.workload.clone();
-            match state.knows(proxy, farewell) {
+            match !needed && state.knows(proxy, farewell) {
                 true => knowing.insert(workload),
                 false => behind.insert(workload),
             };
@@ -132,8 +126,7 @@ impl State {
             let mut refused = proxy.status.refused.iter();
             refused.any(|refusal| refusal.resource == resource)
         };
-        let since = farewell.gone;
-        since.is_some_and(|gone| self.acknowledged(proxy) >= gone)
-            && !farewell.services.iter().any(refuses)
+        // The present revision: meanwhile it may have been needed, and left, again.
+        self.acknowledged(proxy) >= self.revision && !farewell.services.iter().any(refuses)
     }
 }
