@@ -11,7 +11,7 @@ mod identity;
 mod inbound;
 mod link;
 mod resource;
-mod store;
+pub mod store;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
