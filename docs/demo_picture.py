@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes docs/demo.svg: runs the demo in tmux and draws its screen as it is after so many seconds.
 
-    cargo build --release -p weft-proxy -p weft-cli
-    docs/demo_picture.py 31.5 target/release/weft demo
+    cargo build --release -p weft-proxy -p weft-controller -p weft-cli
+    docs/demo_picture.py 26 target/release/weft demo
 
 Needs tmux and Python, nothing else.
 """
