@@ -174,8 +174,16 @@ fn a_killed_sidecar_comes_back() {
         assert_eq!(told, round, "{said}");
     }
     assert_eq!(run.pids("echo_server"), [application], "it is the same one");
+    // The only endpoint of a service that is in use waits for another one, unless told twice.
+    run.program.signal(Signal::TERM);
+    eventually("the barrier being waited for", || {
+        let said = run.program.output();
+        said.contains("SIGTERM: leaving").then_some(())
+    });
     run.program.signal(Signal::TERM);
     assert_eq!(run.program.ended().code(), Some(143));
+    let said = run.program.output();
+    assert!(said.contains("SIGTERM again: not waiting for it"), "{said}");
 }
 
 #[test]

@@ -3,13 +3,16 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use crate::mesh::{APPLICATION_PORT, Mesh, own_address};
+use serde_json::Value;
+
+use crate::mesh::{APPLICATION_PORT, Mesh, Sidecar, own_address};
 use crate::process::Program;
 use crate::proxy::{self, built};
 use crate::raw::Raw;
+use crate::upstream::Upstream;
 use crate::{eventually, root};
 
 /// The command line, of the profile that this test was built with.
@@ -120,4 +123,56 @@ pub fn echo(address: IpAddr) -> Vec<String> {
     let port = APPLICATION_PORT.to_string();
     let words = ["python3", "-u", &script.display().to_string()].map(str::to_owned);
     [words.to_vec(), vec![address.to_string(), port]].concat()
+}
+
+/// `shop/web` with an application, and a client of it.
+#[must_use]
+pub fn shop() -> (Mesh, Sidecar, Upstream, Sidecar) {
+    let mesh = Mesh::start();
+    let web = mesh.sidecar("web", &[]);
+    let application = Upstream::echo_at(web.application(), "one");
+    mesh.service("web", &[&web]);
+    let client = mesh.sidecar("client", &["web.shop:80"]);
+    mesh.settled();
+    (mesh, web, application, client)
+}
+
+/// What a command that ends says.
+pub struct Said {
+    pub code: Option<i32>,
+    pub text: String,
+    pub errors: String,
+}
+
+impl Said {
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.all()))
+    }
+
+    #[must_use]
+    pub fn all(&self) -> String {
+        format!("{:?}\n{}{}", self.code, self.text, self.errors)
+    }
+
+    #[track_caller]
+    pub fn is(&self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}", self.all());
+        for part in parts {
+            assert!(
+                self.all().contains(part),
+                "{part:?} is not in {}",
+                self.all()
+            );
+        }
+    }
+}
+
+pub fn ended(command: &mut Command) -> Said {
+    let output: Output = command.output().expect("weft runs");
+    Said {
+        code: output.status.code(),
+        text: String::from_utf8_lossy(&output.stdout).into_owned(),
+        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
 }

@@ -85,7 +85,7 @@ impl<'a> Rotation<'a> {
             let probe = self.probe(application).await;
             let ready = self.readiness.observe(&probe);
             let why = match &probe {
-                _ if ready && !sidecar.is_serving() => "the sidecar has no certificate yet",
+                _ if ready && !sidecar.is_serving() => "the sidecar does not serve yet",
                 Probe::Refused(why) | Probe::Silent(why) => why,
                 Probe::Answered => "",
             };

@@ -35,8 +35,9 @@ use crate::guard::Guard;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The proxy's own bound is 8 seconds.
-const BARRIER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The proxy's own bound is 15 seconds: the last endpoint of a service waits for
+/// another one.
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(20);
 /// From SIGTERM to SIGKILL; the proxy's `drain.timeout` is 5 seconds.
 const END_TIMEOUT: Duration = Duration::from_secs(7);
 /// Between a death and the next start: doubled up to the second, and the first
