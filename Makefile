@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz lint fmt reference deny advisories install-tools
+.PHONY: help demo test chaos bench fuzz lint fmt reference deny advisories install-tools
 
 # The tools that scripts/setup installs, and the servers that Debian keeps in sbin.
 export PATH := $(CURDIR)/target/venv/bin:$(PATH):/usr/sbin:/sbin
