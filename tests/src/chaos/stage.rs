@@ -5,19 +5,22 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::protocol::Protocol;
 use super::{Extent, application};
-use crate::eventually;
 use crate::load::{Load, Tally};
 use crate::mesh::{APPLICATION_PORT, Mesh, Sidecar, own_address};
 use crate::process::Program;
 use crate::successors::Successors;
+use crate::{eventually, eventually_within};
 
 /// Replicas that faults are done to; beside them the keeper, which none is.
 pub const REPLICAS: usize = 3;
 /// The identity that all replicas have.
 pub const WEB: &str = "web";
+/// Who is ejected, or waits before it connects again, comes back in this time on the busiest machine.
+const BACK_MAX: Duration = Duration::from_secs(60);
 /// Who was ejected comes back soon enough to be seen coming back.
 const EJECTED: &str = "1s";
 
@@ -187,7 +190,7 @@ impl Stage {
     fn all_serve_since(&self, before: &[Vec<u64>]) {
         for (replica, before) in self.replicas.iter().zip(before) {
             let what = format!("{} serving, having served {before:?}", replica.sidecar.uid);
-            eventually(&what, || {
+            eventually_within(BACK_MAX, &what, || {
                 let now = self.served(replica);
                 let before = before.iter().chain(std::iter::repeat(&0));
                 let more = now.iter().zip(before).all(|(now, before)| now > before);
@@ -198,7 +201,7 @@ impl Stage {
 
     /// Waits until all who live are connected to the controller and have acknowledged everything.
     pub fn reconnected(&self) {
-        eventually("everybody being back", || {
+        eventually_within(BACK_MAX, "everybody being back", || {
             (self.mesh.status().proxies.len() >= self.replicas.len() + 2).then_some(())
         });
         self.mesh.settled();

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::eventually;
+use crate::{PATIENCE, eventually_within};
 
 mod http1;
 pub mod http2;
@@ -25,6 +25,8 @@ pub mod websocket;
 
 /// Failures that are told in words; the rest is only counted.
 const TOLD_MAX: usize = 20;
+/// A request is given up after [`PATIENCE`]: with nothing ended for longer than that, load stands still.
+const STALL_MAX: Duration = PATIENCE.saturating_mul(2);
 /// Which rest is a long one, and by how much.
 const LONG_REST_EACH: u64 = 16;
 const LONG_REST: u32 = 20;
@@ -177,11 +179,17 @@ impl Load {
             .unwrap_or_default()
     }
 
-    /// Waits until `more` requests beyond the present have been answered or have failed.
+    /// Waits until `more` requests beyond the present have been answered or have failed; a busy
+    /// machine may take its time, as long as something ends now and then.
     #[track_caller]
     pub fn goes_on(&self, more: u64) {
         let aim = self.ended() + more;
-        eventually("the load going on", || (self.ended() >= aim).then_some(()));
+        while self.ended() < aim {
+            let before = self.ended();
+            eventually_within(STALL_MAX, "the load going on", || {
+                (self.ended() > before).then_some(())
+            });
+        }
     }
 
     /// Lets what is under way end, and gives the count.
