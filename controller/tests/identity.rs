@@ -283,6 +283,8 @@ async fn a_stream_ends_with_a_certificate_that_is_not_renewed() {
         controller.proxy("uid-2").await.is_some(),
         "who renews stays"
     );
+    // Nor has the controller's own certificate ended.
+    controller.svid("web", "uid-3").await;
 }
 
 #[tokio::test]

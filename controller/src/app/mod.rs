@@ -137,6 +137,7 @@ async fn follow(mut follower: Follower, hub: Arc<Hub>) {
 
 /// Takes up new files of the authority, and renews our own certificate.
 async fn renew(hub: Arc<Hub>, tls: Arc<ArcSwap<rustls::ServerConfig>>) {
+    let interval = serve::RENEW_INTERVAL.min(hub.ca.life / 3);
     let mut since = tokio::time::Instant::now();
     loop {
         tokio::time::sleep(CA_POLL_INTERVAL).await;
@@ -148,7 +149,7 @@ async fn renew(hub: Arc<Hub>, tls: Arc<ArcSwap<rustls::ServerConfig>>) {
             }
         };
         hub.sweep();
-        if !changed && since.elapsed() < serve::RENEW_INTERVAL {
+        if !changed && since.elapsed() < interval {
             continue;
         }
         since = tokio::time::Instant::now();

@@ -91,7 +91,8 @@ impl std::fmt::Debug for Authority {
 pub struct Ca {
     directory: PathBuf,
     pub trust_domain: String,
-    life: Duration,
+    /// Of certificates.
+    pub life: Duration,
     current: ArcSwap<Authority>,
     seen: parking_lot::Mutex<Vec<Option<SystemTime>>>,
 }

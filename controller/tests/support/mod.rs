@@ -278,6 +278,7 @@ pub fn tls(ca: &Path, svid: Option<&Svid>) -> ClientConfig {
 pub async fn connect(controller: &Controller, svid: Option<&Svid>) -> Result<Link, String> {
     let config = tls(&controller.ca(), svid);
     let tcp = TcpStream::connect(controller.listen).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
     let name = ServerName::try_from("controller.weft").unwrap();
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect(name, tcp)
