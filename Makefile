@@ -28,6 +28,11 @@ test: ## Install what the tests need, then run every test (ARGS=... for cargo te
 	cargo build --workspace $(LOCKED) --bins
 	cargo test --workspace $(LOCKED) $(ARGS)
 
+chaos: ## The fault matrix: every fault under load of every protocol; target/chaos.json (ARGS="rollout h1-get ...")
+	@scripts/setup test
+	cargo build $(LOCKED) -p weft-proxy -p weft-controller
+	cargo run $(LOCKED) -p weft-tests --bin chaos -- $(ARGS)
+
 bench: ## What a hop and an mTLS pair cost beside nginx, HAProxy, Envoy; the mesh's figures (CASES=a,b or mesh, SUBJECTS=a,b)
 	@scripts/setup bench
 	cargo build --release $(LOCKED) -p weft-proxy -p weft-controller
