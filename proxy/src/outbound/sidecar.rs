@@ -308,10 +308,16 @@ fn meant(
 }
 
 fn refuse(connection: &Connection, refusal: Refusal) -> Ended {
-    let metrics = &connection.worker.shared.metrics;
-    metrics.mesh_handshake("inbound", refusal.label());
-    tracing::debug!(client = %connection.client, reason = refusal.label(), "refused: {refusal}");
-    Err(refusal.label())
+    let shared = &connection.worker.shared;
+    let (client, reason) = (connection.client, refusal.label());
+    shared.metrics.mesh_handshake("inbound", reason);
+    let mesh = shared.mesh.as_ref();
+    if mesh.is_some_and(|mesh| mesh.tells_refusal(shared.now())) {
+        tracing::warn!(%client, reason, "refused: {refusal}");
+    } else {
+        tracing::debug!(%client, reason, "refused: {refusal}");
+    }
+    Err(reason)
 }
 
 /// mTLS with another sidecar, and then what it carries.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -12,10 +12,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use weft_config::snapshot::{Destination, Mesh};
 
 use crate::logic::barrier::Gate;
+use crate::logic::time::Nanos;
 use crate::net::tls::mesh::MeshTls;
 
 /// Questions that wait to be taken up; beyond it the answer is `Unanswered`.
 pub const QUESTIONS_MAX: usize = 1024;
+/// How often refused peers are told of in the log.
+const REFUSALS_TOLD: Duration = Duration::from_secs(1);
 /// How long a connection waits for an address to be explained. With a controller
 /// that is down or slow, what is unknown is then treated as no part of the mesh.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,6 +34,8 @@ pub struct MeshState {
     /// Requests and opaque connections that came in for the local workload and
     /// have not ended: what the drain barrier waits for, and shuts.
     pub gate: Gate,
+    /// When a refused peer was last told of; 0: never.
+    refusal_told: AtomicU64,
     /// What the local workload needs first is there: its certificate, its own
     /// description, the destinations of its explicit listeners.
     pub synced: AtomicBool,
@@ -88,12 +93,24 @@ impl MeshState {
             tls: ArcSwapOption::empty(),
             refuse_unknown: AtomicBool::new(false),
             gate: Gate::default(),
+            refusal_told: AtomicU64::new(0),
             synced: AtomicBool::new(false),
             changed: Notify::new(),
             told: Mutex::default(),
             questions,
         };
         (Arc::new(state), receiver)
+    }
+
+    /// Whether a refused peer is to be told of in the log: whoever is refused again
+    /// and again must not fill the disk. The metric counts all.
+    pub fn tells_refusal(&self, now: Nanos) -> bool {
+        let last = self.refusal_told.load(Ordering::Relaxed);
+        let due = last == 0 || now.since(Nanos(last)) >= REFUSALS_TOLD;
+        due && self
+            .refusal_told
+            .compare_exchange(last, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Puts another certificate or trust in use.

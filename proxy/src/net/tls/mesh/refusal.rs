@@ -5,6 +5,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use rustls::CertificateError;
+
 /// Travels through rustls as the cause of a failed handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -66,14 +68,18 @@ impl Refusal {
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match rustls {
-            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => {
-                other
-                    .0
-                    .downcast_ref::<Self>()
-                    .copied()
-                    .unwrap_or(Self::BadCertificate)
-            }
-            Some(rustls::Error::InvalidCertificate(_)) => Self::BadCertificate,
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => other
+                .0
+                .downcast_ref::<Self>()
+                .copied()
+                .unwrap_or(Self::BadCertificate),
+            Some(rustls::Error::InvalidCertificate(error)) => match error {
+                CertificateError::Expired => Self::Expired,
+                CertificateError::NotValidYet => Self::NotYetValid,
+                CertificateError::Revoked => Self::Revoked,
+                CertificateError::UnknownIssuer => Self::UnknownIssuer,
+                _ => Self::BadCertificate,
+            },
             Some(rustls::Error::NoCertificatesPresented) => Self::NoCertificate,
             _ => Self::Handshake,
         }
@@ -109,8 +115,14 @@ impl fmt::Display for Refusal {
 impl Error for Refusal {}
 
 impl From<Refusal> for rustls::Error {
+    /// Such that the peer gets the alert that says it best (RFC 8446 §6.2).
     fn from(refusal: Refusal) -> Self {
-        let other = rustls::OtherError(std::sync::Arc::new(refusal));
-        Self::InvalidCertificate(rustls::CertificateError::Other(other))
+        Self::InvalidCertificate(match refusal {
+            Refusal::Expired => CertificateError::Expired,
+            Refusal::NotYetValid => CertificateError::NotValidYet,
+            Refusal::Revoked => CertificateError::Revoked,
+            Refusal::UnknownIssuer => CertificateError::UnknownIssuer,
+            other => CertificateError::Other(rustls::OtherError(std::sync::Arc::new(other))),
+        })
     }
 }

@@ -1,0 +1,185 @@
+//! Foreign peers at a sidecar's door: openssl with certificates of every fault. Each is refused with
+//! its reason in the metric, in the log, and in the alert that the peer gets (RFC 8446 §6.2).
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+};
+use tempfile::TempDir;
+
+use weft_tests::eventually;
+use weft_tests::mesh::{Mesh, Sidecar};
+use weft_tests::upstream::Upstream;
+
+const REVOKED: u64 = 4711;
+
+/// The mesh's own authority.
+fn authority(mesh: &Mesh) -> Issuer<'static, KeyPair> {
+    let read = |name| fs::read_to_string(mesh.folder.path().join("ca").join(name));
+    let (certificate, key) = (read("ca.crt"), read("ca.key"));
+    let key = KeyPair::from_pem(&key.expect("it is there")).expect("it is a key");
+    Issuer::from_ca_cert_pem(&certificate.expect("it is there"), key).expect("it is a root")
+}
+
+/// Somebody else's.
+fn stranger() -> Issuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    Issuer::new(params, KeyPair::generate().expect("a key can be made"))
+}
+
+/// A workload's certificate with a change, as files for openssl: certificate and key.
+fn files(
+    folder: &Path,
+    name: &str,
+    issuer: &Issuer<'static, KeyPair>,
+    change: impl FnOnce(&mut CertificateParams),
+) -> [PathBuf; 2] {
+    let key = KeyPair::generate().expect("a key can be made");
+    let mut params = CertificateParams::default();
+    let id = "spiffe://cluster.local/ns/shop/sa/client";
+    params.subject_alt_names = vec![
+        SanType::URI(id.try_into().expect("ASCII")),
+        SanType::DnsName("client-1.workload.weft".try_into().expect("ASCII")),
+    ];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
+        .extended_key_usages
+        .push(ExtendedKeyUsagePurpose::ServerAuth);
+    change(&mut params);
+    let certificate = params.signed_by(&key, issuer).expect("it can be signed");
+    let files = ["crt", "key"].map(|end| folder.join(format!("{name}.{end}")));
+    fs::write(&files[0], certificate.pem()).expect("it can be written");
+    fs::write(&files[1], key.serialize_pem()).expect("it can be written");
+    files
+}
+
+/// Sends a request as that client; everything that openssl says.
+fn ask(sidecar: &Sidecar, [certificate, key]: &[PathBuf; 2]) -> String {
+    let name = format!("p8080.{}.workload.weft", sidecar.uid);
+    let mut openssl = Command::new("openssl")
+        .args(["s_client", "-connect", &sidecar.inbound().to_string()])
+        .args(["-alpn", "weft-http/1.1", "-servername", &name, "-ign_eof"])
+        .arg("-cert")
+        .arg(certificate)
+        .arg("-key")
+        .arg(key)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("openssl can be run; `make test` installs it");
+    let request = b"GET /hello HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
+    if let Some(mut input) = openssl.stdin.take() {
+        // Whoever is refused may have gone before it has sent all.
+        let _ = input.write_all(request);
+    }
+    let output = openssl.wait_with_output().expect("it ends");
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[test]
+fn foreign_certificates_are_refused_and_told_why() {
+    let mesh = Mesh::start();
+    let web = mesh.sidecar("web", &[]);
+    let _application = Upstream::echo_at(web.application(), "web");
+    mesh.service("web", &[&web]);
+    let folder = TempDir::new().expect("a folder can be made");
+    let (own, foreign) = (authority(&mesh), stranger());
+    let make = |name: &str, issuer, change: fn(&mut CertificateParams)| {
+        files(folder.path(), name, issuer, change)
+    };
+    let revoked = make("revoked", &own, |params| {
+        params.serial_number = Some(SerialNumber::from(REVOKED));
+    });
+    // What is right is let in, or the refusals below say nothing.
+    for files in [&make("right", &own, |_| {}), &revoked] {
+        eventually("the right certificate being let in", || {
+            ask(&web, files).contains("HTTP/1.1 200").then_some(())
+        });
+    }
+    revoke(&mesh, &own);
+    let cases = [
+        ("revoked", revoked, "certificate revoked"),
+        (
+            "expired",
+            make("expired", &own, |params| {
+                params.not_before = date_time_ymd(2020, 1, 1);
+                params.not_after = date_time_ymd(2021, 1, 1);
+            }),
+            "certificate expired",
+        ),
+        (
+            "not_yet_valid",
+            make("early", &own, |params| {
+                params.not_before = date_time_ymd(2100, 1, 1);
+                params.not_after = date_time_ymd(2101, 1, 1);
+            }),
+            "certificate expired",
+        ),
+        (
+            "unknown_issuer",
+            make("foreign", &foreign, |_| {}),
+            "unknown ca",
+        ),
+        (
+            "wrong_trust_domain",
+            make("domain", &own, |params| {
+                let id = "spiffe://other.example/ns/shop/sa/client";
+                params.subject_alt_names[0] = SanType::URI(id.try_into().expect("ASCII"));
+            }),
+            "certificate unknown",
+        ),
+        (
+            "no_identity",
+            make("nobody", &own, |params| {
+                params.subject_alt_names.remove(0);
+            }),
+            "certificate unknown",
+        ),
+    ];
+    let log = web.proxy.folder.path().join("weft-proxy.log");
+    for (reason, files, alert) in &cases {
+        let told = format!("reason=\"{reason}\"");
+        eventually(reason, || {
+            let said = ask(&web, files);
+            assert!(
+                *reason == "revoked" || !said.contains("HTTP/1.1 200"),
+                "{reason}: {said}"
+            );
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            let labels = [("direction", "inbound"), ("result", *reason)];
+            let counted = web
+                .proxy
+                .metrics()
+                .sum("weft_mesh_handshakes_total", &labels);
+            (said.contains(alert) && log.contains(&told) && counted >= 1.0).then_some(())
+        });
+    }
+}
+
+/// Puts a revocation list where the controller looks for it.
+fn revoke(mesh: &Mesh, issuer: &Issuer<'static, KeyPair>) {
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, 1, 1),
+        next_update: date_time_ymd(2100, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: SerialNumber::from(REVOKED),
+            revocation_time: date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(issuer).expect("it can be signed");
+    let pem = list.pem().expect("it can be written");
+    fs::write(mesh.folder.path().join("ca/crl.pem"), pem).expect("it can be written");
+}
