@@ -84,32 +84,22 @@ fn ask(sidecar: &Sidecar, [certificate, key]: &[PathBuf; 2]) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-#[test]
-fn foreign_certificates_are_refused_and_told_why() {
-    let mesh = Mesh::start();
-    let web = mesh.sidecar("web", &[]);
-    let _application = Upstream::echo_at(web.application(), "web");
-    mesh.service("web", &[&web]);
-    let folder = TempDir::new().expect("a folder can be made");
-    let (own, foreign) = (authority(&mesh), stranger());
+/// What is wrong with a certificate: the label of its refusal, its files, the alert.
+type Case = (&'static str, [PathBuf; 2], &'static str);
+
+fn faulty(
+    folder: &Path,
+    [own, foreign]: [&Issuer<'static, KeyPair>; 2],
+    revoked: [PathBuf; 2],
+) -> [Case; 6] {
     let make = |name: &str, issuer, change: fn(&mut CertificateParams)| {
-        files(folder.path(), name, issuer, change)
+        files(folder, name, issuer, change)
     };
-    let revoked = make("revoked", &own, |params| {
-        params.serial_number = Some(SerialNumber::from(REVOKED));
-    });
-    // What is right is let in, or the refusals below say nothing.
-    for files in [&make("right", &own, |_| {}), &revoked] {
-        eventually("the right certificate being let in", || {
-            ask(&web, files).contains("HTTP/1.1 200").then_some(())
-        });
-    }
-    revoke(&mesh, &own);
-    let cases = [
+    [
         ("revoked", revoked, "certificate revoked"),
         (
             "expired",
-            make("expired", &own, |params| {
+            make("expired", own, |params| {
                 params.not_before = date_time_ymd(2020, 1, 1);
                 params.not_after = date_time_ymd(2021, 1, 1);
             }),
@@ -117,7 +107,7 @@ fn foreign_certificates_are_refused_and_told_why() {
         ),
         (
             "not_yet_valid",
-            make("early", &own, |params| {
+            make("early", own, |params| {
                 params.not_before = date_time_ymd(2100, 1, 1);
                 params.not_after = date_time_ymd(2101, 1, 1);
             }),
@@ -125,12 +115,12 @@ fn foreign_certificates_are_refused_and_told_why() {
         ),
         (
             "unknown_issuer",
-            make("foreign", &foreign, |_| {}),
+            make("foreign", foreign, |_| {}),
             "unknown ca",
         ),
         (
             "wrong_trust_domain",
-            make("domain", &own, |params| {
+            make("domain", own, |params| {
                 let id = "spiffe://other.example/ns/shop/sa/client";
                 params.subject_alt_names[0] = SanType::URI(id.try_into().expect("ASCII"));
             }),
@@ -138,12 +128,33 @@ fn foreign_certificates_are_refused_and_told_why() {
         ),
         (
             "no_identity",
-            make("nobody", &own, |params| {
+            make("nobody", own, |params| {
                 params.subject_alt_names.remove(0);
             }),
             "certificate unknown",
         ),
-    ];
+    ]
+}
+
+#[test]
+fn foreign_certificates_are_refused_and_told_why() {
+    let mesh = Mesh::start();
+    let web = mesh.sidecar("web", &[]);
+    let _application = Upstream::echo_at(web.application(), "web");
+    mesh.service("web", &[&web]);
+    let folder = TempDir::new().expect("a folder can be made");
+    let own = authority(&mesh);
+    let revoked = files(folder.path(), "revoked", &own, |params| {
+        params.serial_number = Some(SerialNumber::from(REVOKED));
+    });
+    // What is right is let in, or the refusals below say nothing.
+    for files in [&files(folder.path(), "right", &own, |_| {}), &revoked] {
+        eventually("the right certificate being let in", || {
+            ask(&web, files).contains("HTTP/1.1 200").then_some(())
+        });
+    }
+    revoke(&mesh, &own);
+    let cases = faulty(folder.path(), [&own, &stranger()], revoked);
     let log = web.proxy.folder.path().join("weft-proxy.log");
     for (reason, files, alert) in &cases {
         let told = format!("reason=\"{reason}\"");

@@ -25,7 +25,9 @@ mod world;
 use plan::Without;
 use world::{Report, World};
 
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 3_000;
+/// A part that is missing must show within so many.
+const NOTICED_WITHIN: u64 = 10_000;
 
 /// What a seed did, or why it failed.
 fn outcome(seed: u64, without: Without) -> Result<Report, String> {
@@ -78,7 +80,7 @@ fn nothing_is_lost_that_can_be_saved() {
 
 /// The simulation can fail: without this part of Weft some seed does, and says so.
 fn is_noticed(without: Without, says: &str) {
-    let mut problems = (0..SEEDS).filter_map(|seed| outcome(seed, without).err());
+    let mut problems = (0..NOTICED_WITHIN).filter_map(|seed| outcome(seed, without).err());
     let noticed = problems.find(|problem| problem.contains(says));
     assert!(noticed.is_some(), "{without:?} is not noticed");
 }

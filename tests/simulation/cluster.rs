@@ -44,6 +44,8 @@ pub struct Pod {
     pub given_up: bool,
     /// The application takes requests.
     pub runs: bool,
+    /// A fault has ended the application, and nothing has started it again.
+    pub killed: bool,
     /// The sidecar accepts connections.
     pub accepts: bool,
     /// Handshakes under way, which it waits for.
@@ -88,6 +90,7 @@ impl Cluster {
             gate: Gate::default(),
             barrier: None,
             given_up: false,
+            killed: false,
             runs: false,
             accepts: true,
             handshakes: 0,

@@ -362,7 +362,7 @@ impl World {
             (pod.uid == *peer).then_some(pod)
         });
         let serves = known.clone().any(|pod| pod.runs && !pod.gate.is_shut());
-        let killed = |pod: &Pod| pod.phase == Phase::Ready && !pod.runs;
+        let killed = |pod: &Pod| pod.killed || (pod.phase == Phase::Ready && !pod.runs);
         !serves && (cut || known.any(|pod| killed(pod) || pod.given_up))
     }
 

@@ -163,6 +163,7 @@ impl World {
             Event::Restarted(pod) => {
                 let pod = &mut self.cluster.pods[pod];
                 pod.runs = pod.phase == Phase::Ready;
+                pod.killed &= !pod.runs;
             }
             Event::ControllerUp => {
                 self.controller = Some(Controller::start(self.cluster.objects.clone()));
@@ -352,6 +353,7 @@ impl World {
     fn application_ends(&mut self, number: usize, killed: bool) {
         let pod = &mut self.cluster.pods[number];
         pod.runs = false;
+        pod.killed = killed;
         self.clock.say(format_args!(
             "the application of {} ends; killed: {killed}, inside {:?}",
             pod.uid, pod.inside

@@ -261,13 +261,13 @@ impl Index {
         self.workloads.get(uid)
     }
 
-    /// Whether all that some service of a workload has are workloads that leave.
+    /// Whether some service still has a workload that leaves, for want of any other.
     pub fn needs(&self, uid: &str) -> bool {
         let mut uses = self.uses.get(uid).into_iter().flatten();
         uses.any(|of| {
             let endpoints = self.endpoints.get(&of.port.to_string());
             let mut all = endpoints.into_iter().flat_map(|of| &of.endpoints);
-            all.all(|endpoint| self.leaving.contains(&endpoint.workload))
+            all.any(|endpoint| endpoint.workload == uid)
         })
     }
 
