@@ -213,6 +213,21 @@ fn a_replica_that_leaves_through_the_barrier_loses_nothing() {
 }
 
 #[test]
+fn a_controller_that_starts_anew_is_told_who_leaves() {
+    let (mut mesh, replicas, _client) = shop(&["one", "two"]);
+    mesh.controller.kill();
+    let (leaving, _application) = &replicas[0];
+    assert_eq!(leaving.drain()["users"], Value::Null);
+    mesh.restart_controller();
+    eventually("the controller knowing it", || {
+        let status = mesh.status();
+        let mut proxies = status.proxies.iter();
+        let proxy = proxies.find(|proxy| proxy.workload == leaving.uid)?;
+        proxy.leaving.then_some(())
+    });
+}
+
+#[test]
 fn sigterm_passes_the_barrier_too() {
     let (mesh, mut replicas, client) = shop(&["one", "two"]);
     let loads = [

@@ -4,6 +4,7 @@
 //! **Invariant:** a response is acknowledged only once what it says is in force.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::store::{Effect, Kind, Store};
 use super::{Backoff, Client, identity, link};
 use crate::control;
 use crate::health::with_sources;
+use crate::logic::barrier::ACKNOWLEDGED_MAX;
 use crate::services::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::state::mesh::{Known, Question, Subject};
 
@@ -72,7 +74,10 @@ pub async fn run(client: Arc<Client>, mut questions: mpsc::Receiver<Question>) {
         let problem = match discovery.connect(attempt, &mut questions).await {
             Ok((requests, responses)) => {
                 let began = Instant::now();
-                let problem = discovery.serve(requests, responses, &mut questions).await;
+                let problem = tokio::select! {
+                    problem = discovery.serve(requests, responses, &mut questions) => problem,
+                    never = leave_again(&client) => match never {},
+                };
                 if began.elapsed() > SWEEP {
                     backoff.reset();
                 }
@@ -91,6 +96,14 @@ pub async fn run(client: Arc<Client>, mut questions: mpsc::Receiver<Question>) {
         attempt += 1;
         discovery.meanwhile(backoff.pause(), &mut questions).await;
     }
+}
+
+/// A controller that has only just started does not know who is on its way out.
+async fn leave_again(client: &Client) -> Infallible {
+    if client.mesh.leaving.load(Ordering::Relaxed) {
+        let _ = identity::leave(client, ACKNOWLEDGED_MAX).await;
+    }
+    std::future::pending().await
 }
 
 type Requests = mpsc::Sender<DeltaDiscoveryRequest>;

@@ -15,6 +15,7 @@ pub mod store;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -92,6 +93,7 @@ impl MeshClient {
         limit: Duration,
     ) -> impl Future<Output = Option<wire::LeaveResponse>> + use<> {
         let client = Arc::clone(&self.client);
+        client.mesh.leaving.store(true, Ordering::Relaxed);
         async move { identity::leave(&client, limit).await }
     }
 }

@@ -61,7 +61,7 @@ pub async fn serve(
     server_name: Option<String>,
 ) -> Ended {
     let started = Instant::now();
-    authorize::connection(&connection, listener)?;
+    authorized(&connection, listener)?;
     let counted = enter(&connection, listener)?;
     match open(&connection, server_name.as_deref()).await {
         Ok(opened) => relayed(connection, listener, stream, (opened, counted)).await,
@@ -79,6 +79,13 @@ pub async fn serve(
             Err(cause.label())
         }
     }
+}
+
+/// By the policies of now, not of when the connection came: it may have waited.
+fn authorized(connection: &Connection, listener: &Arc<ListenerState>) -> Result<(), &'static str> {
+    let present = connection.present();
+    let listener = present.as_ref().map_or(listener, |of| &of.listener);
+    authorize::connection(connection, listener)
 }
 
 /// Chooses and dials an upstream; another endpoint where one cannot be reached.
@@ -171,7 +178,7 @@ pub async fn serve_mesh(
     listener: &Arc<ListenerState>,
     mut stream: Stream,
 ) -> Ended {
-    if let Err(denied) = authorize::connection(&connection, listener) {
+    if let Err(denied) = authorized(&connection, listener) {
         stream
             .write_all(&[mesh::DENIED])
             .await

@@ -34,6 +34,8 @@ pub struct MeshState {
     /// Requests and opaque connections that came in for the local workload and
     /// have not ended: what the drain barrier waits for, and shuts.
     pub gate: Gate,
+    /// The workload is on its way out: every controller has to know.
+    pub leaving: AtomicBool,
     /// When a refused peer was last told of; 0: never.
     refusal_told: AtomicU64,
     /// What the local workload needs first is there: its certificate, its own
@@ -93,6 +95,7 @@ impl MeshState {
             tls: ArcSwapOption::empty(),
             refuse_unknown: AtomicBool::new(false),
             gate: Gate::default(),
+            leaving: AtomicBool::new(false),
             refusal_told: AtomicU64::new(0),
             synced: AtomicBool::new(false),
             changed: Notify::new(),
