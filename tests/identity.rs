@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use tempfile::TempDir;
 
+use weft_tests::curl::curl;
 use weft_tests::eventually;
 use weft_tests::mesh::{Mesh, Sidecar};
 use weft_tests::upstream::Upstream;
@@ -173,6 +175,44 @@ fn foreign_certificates_are_refused_and_told_why() {
             (said.contains(alert) && log.contains(&told) && counted >= 1.0).then_some(())
         });
     }
+}
+
+/// The controller signs with an intermediate that it is given, and the root stays elsewhere.
+#[test]
+fn a_given_intermediate_signs() {
+    let folder = TempDir::new().expect("a folder can be made");
+    let ca = folder.path().join("ca");
+    fs::create_dir(&ca).expect("a folder can be made");
+    let key = || KeyPair::generate().expect("a key can be made");
+    let authority = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    };
+    let (root_key, own) = (key(), key());
+    let root = authority("root");
+    let root_pem = root.self_signed(&root_key).expect("it can be signed").pem();
+    let issuer = Issuer::new(root, root_key);
+    let intermediate = authority("intermediate").signed_by(&own, &issuer);
+    let chain = intermediate.expect("it can be signed").pem() + &root_pem;
+    fs::write(ca.join("ca.crt"), chain).expect("it can be written");
+    fs::write(ca.join("ca.key"), own.serialize_pem()).expect("it can be written");
+    let mesh = Mesh::start_given(folder);
+    let web = mesh.sidecar("web", &[]);
+    let _application = Upstream::echo_at(web.application(), "web");
+    mesh.service("web", &[&web]);
+    let client = mesh.sidecar("client", &["web.shop:80"]);
+    let url = format!("http://{}/a", client.upstreams[0]);
+    eventually("an answer by mTLS", || {
+        (curl(&[&url]).status == 200).then_some(())
+    });
+    let labels = [("direction", "inbound"), ("result", "ok")];
+    let metrics = web.proxy.metrics();
+    assert!(metrics.sum("weft_mesh_handshakes_total", &labels) >= 1.0);
+    let status = mesh.status();
+    assert_eq!(status.roots.len(), 1, "{status:#?}");
+    assert!(status.roots[0].subject.contains("root"), "{status:#?}");
 }
 
 /// Puts a revocation list where the controller looks for it.

@@ -104,7 +104,16 @@ impl Mesh {
     /// The same with the controller at an address that others reach.
     #[must_use]
     pub fn start_at(listen: SocketAddr) -> Self {
-        let folder = TempDir::new().expect("a folder can be made");
+        Self::start_in(TempDir::new().expect("a folder can be made"), listen)
+    }
+
+    /// The same with an authority that is given: the folder has `ca/ca.crt` and `ca/ca.key`.
+    #[must_use]
+    pub fn start_given(folder: TempDir) -> Self {
+        Self::start_in(folder, port::free_address())
+    }
+
+    fn start_in(folder: TempDir, listen: SocketAddr) -> Self {
         fs::create_dir(folder.path().join("manifests")).expect("a folder can be made");
         let admin = port::free_address();
         Self {
