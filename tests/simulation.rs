@@ -1,5 +1,5 @@
 //! A rollout on a virtual clock, by thousands of seeds: what the proxy and the controller decide is
-//! their own code (index, sessions, roster; store, runtime, picks, retries, budget, drain barrier), and
+//! their own code (index, sessions, farewells; store, runtime, picks, retries, budget, drain barrier), and
 //! the world around it is drawn from the seed: slow networks, late slices, addresses given to others,
 //! controllers and applications that die, streams and connections that break.
 //!

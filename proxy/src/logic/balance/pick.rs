@@ -19,8 +19,8 @@
 //! comparison until the other's last peak has decayed, seconds later.
 //!
 //! Preference, in order: untried in the zone chosen for this pick, untried in
-//! the other zones, untried though ejected, untried though leaving, tried before (the longest ago first). After [`ZONE_TRIES_MAX`] tries the other zones
-//! come first.
+//! the other zones, untried though ejected, untried though leaving, tried before
+//! (the longest ago first). After [`ZONE_TRIES_MAX`] tries the other zones come first.
 
 use std::net::SocketAddr;
 use std::ops::Range;
