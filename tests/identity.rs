@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use weft_tests::curl::curl;
 use weft_tests::eventually;
 use weft_tests::mesh::{Mesh, Sidecar};
+use weft_tests::process::Program;
 use weft_tests::upstream::Upstream;
 
 const REVOKED: u64 = 4711;
@@ -213,6 +214,36 @@ fn a_given_intermediate_signs() {
     let status = mesh.status();
     assert_eq!(status.roots.len(), 1, "{status:#?}");
     assert!(status.roots[0].subject.contains("root"), "{status:#?}");
+}
+
+/// An application's own TLS goes through both sidecars as it is: its certificate is what callers see.
+#[test]
+fn an_application_s_own_tls_passes_through() {
+    let mesh = Mesh::start();
+    let secure = mesh.sidecar("secure", &[]);
+    let folder = TempDir::new().expect("a folder can be made");
+    let [certificate, key] = files(folder.path(), "application", &stranger(), |params| {
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "app.example");
+    });
+    let mut server = Command::new("openssl");
+    server.args(["s_server", "-www", "-quiet", "-accept"]);
+    server.arg(secure.application().to_string());
+    server.arg("-cert").arg(certificate).arg("-key").arg(key);
+    let mut application = Program::start("s_server", &mut server, folder.path());
+    application.accepts(secure.application());
+    mesh.service("secure", &[&secure]);
+    let client = mesh.sidecar("client", &["secure.shop:80"]);
+    let url = format!("https://{}/", client.upstreams[0]);
+    let answer = eventually("an answer by the application's TLS", || {
+        let answer = curl(&["-k", "-v", &url]);
+        (answer.status == 200).then_some(answer)
+    });
+    assert!(answer.log.contains("CN=app.example"), "{}", answer.log);
+    let labels = [("direction", "inbound"), ("result", "ok")];
+    let metrics = secure.proxy.metrics();
+    assert!(metrics.sum("weft_mesh_handshakes_total", &labels) >= 1.0);
 }
 
 /// Puts a revocation list where the controller looks for it.
