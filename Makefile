@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench fuzz lint fmt reference deny advisories install-tools
+.PHONY: help demo test chaos cluster-up cluster-down bench fuzz lint fmt reference deny advisories install-tools
 
 # The tools that scripts/setup installs, and the servers that Debian keeps in sbin.
 export PATH := $(CURDIR)/target/venv/bin:$(PATH):/usr/sbin:/sbin
@@ -26,7 +26,14 @@ demo: ## An online store in a mesh under load: rolled out, scaled, parts killed,
 test: ## Install what the tests need, then run every test (ARGS=... for cargo test)
 	@scripts/setup test
 	cargo build --workspace $(LOCKED) --bins
-	cargo test --workspace $(LOCKED) $(ARGS)
+	tests/cluster/cluster run cargo test --workspace $(LOCKED) $(ARGS)
+
+cluster-up: ## A real Kubernetes on this machine, built from source at the first time (root; minutes, then seconds)
+	@tests/cluster/cluster up
+	@tests/cluster/cluster env
+
+cluster-down: ## End it, and take away what it made
+	@tests/cluster/cluster down
 
 chaos: ## The fault matrix: every fault under load of every protocol; target/chaos.json (ARGS="rollout h1-get ...")
 	@scripts/setup test

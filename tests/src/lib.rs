@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub mod certificate;
 pub mod chaos;
+pub mod cluster;
 pub mod config;
 pub mod curl;
 pub mod frames;
