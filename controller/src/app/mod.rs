@@ -1,61 +1,26 @@
 //! Puts the controller together: the directory, the authority, the ports.
 
 mod admin;
+mod args;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
-use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+
+pub use args::Args;
 
 use crate::ca::{Ca, token};
 use crate::discovery::hub::Hub;
 use crate::discovery::serve;
 use crate::source::follow::Follower;
 
-const EXAMPLES: &str = "\
-Examples:
-  weft-controller --manifests mesh/manifests --ca-dir mesh/ca
-                      a mesh of what the manifests say; makes a certificate
-                      authority in mesh/ca if there is none
-  curl -s http://127.0.0.1:14021/status
-                      who is connected, what is wrong, has everyone got everything";
-
 /// How often the authority's files are looked at.
 const CA_POLL_INTERVAL: Duration = Duration::from_millis(500);
-
-/// The control plane of the Weft service mesh.
-#[derive(Debug, Parser)]
-#[command(name = "weft-controller", version, after_help = EXAMPLES)]
-pub struct Args {
-    /// Directory of Kubernetes manifests, read again as it changes.
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
-    /// The certificate authority's directory.
-    #[arg(long, value_name = "DIR")]
-    pub ca_dir: PathBuf,
-    /// The trust domain of all identities.
-    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
-    pub trust_domain: String,
-    /// Where proxies connect.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:14010")]
-    pub listen: SocketAddr,
-    /// Where /status, /metrics, /ready and /live are.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:14021")]
-    pub admin: SocketAddr,
-    /// Life of a workload's certificate, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3600)]
-    pub certificate_ttl: u64,
-    /// Where the bound addresses are written once both ports are open (JSON).
-    #[arg(long, value_name = "FILE")]
-    pub ready_file: Option<PathBuf>,
-}
 
 pub fn run(args: &Args) -> ExitCode {
     tracing_subscriber::fmt()
@@ -95,24 +60,27 @@ fn raise_descriptor_limit() {
 
 async fn serve_all(args: &Args) -> anyhow::Result<()> {
     let life = Duration::from_secs(args.certificate_ttl.max(2));
-    let ca = Ca::open(&args.ca_dir, &args.trust_domain, life)?;
-    let tokens = token::Verifier::open(&args.ca_dir)?;
+    let (Some(manifests), Some(ca_dir)) = (&args.manifests, &args.ca_dir) else {
+        bail!("--kubernetes is not served yet: use --manifests");
+    };
+    let ca = Ca::open(ca_dir, &args.trust_domain, life)?;
+    let tokens = token::Verifier::open(ca_dir)?;
     let hub = Arc::new(Hub::new(ca, tokens));
-    let (follower, changes, errors) = Follower::open(&args.manifests);
+    let (follower, changes, errors) = Follower::open(manifests);
     hub.update(changes, errors);
-    let listener = TcpListener::bind(args.listen)
+    let listener = TcpListener::bind(args.listen())
         .await
-        .with_context(|| format!("--listen {}", args.listen))?;
-    let admin = TcpListener::bind(args.admin)
+        .with_context(|| format!("--listen {}", args.listen()))?;
+    let admin = TcpListener::bind(args.admin())
         .await
-        .with_context(|| format!("--admin {}", args.admin))?;
+        .with_context(|| format!("--admin {}", args.admin()))?;
     let (listens, admins) = (listener.local_addr()?, admin.local_addr()?);
     let tls = Arc::new(ArcSwap::new(serve::tls(&hub)?));
     if let Some(path) = &args.ready_file {
         let text = serde_json::json!({"listen": listens.to_string(), "admin": admins.to_string()});
         crate::ca::write(path, text.to_string().as_bytes(), 0o644)?;
     }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listens, admin = %admins, manifests = %args.manifests.display(), "ready");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listens, admin = %admins, manifests = %manifests.display(), "ready");
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
