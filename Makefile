@@ -63,8 +63,8 @@ lint: ## rustfmt and clippy, warnings denied
 fmt: ## Format the code
 	cargo fmt --all
 
-reference: ## Write docs/reference.md anew from the types
-	WEFT_WRITE_REFERENCE=1 cargo test $(LOCKED) -p weft-controller --test reference
+reference: ## Write docs/reference.md and the chart's definitions anew from the types
+	WEFT_WRITE_REFERENCE=1 cargo test $(LOCKED) -p weft-controller --test reference --test definitions
 
 deny: ## Licences, duplicates, the one crypto provider and sources of our dependencies
 	@scripts/setup lint

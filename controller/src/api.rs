@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use kube::CustomResource;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use weft_config::compile::timestamp::Timestamp;
 use weft_config::wire;
+
+pub mod definition;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
@@ -172,7 +175,7 @@ fn gateway() -> String {
 }
 
 /// A workload's pods, by their labels.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
     /// Labels that a pod must have, all of them.
@@ -180,7 +183,7 @@ pub struct Selector {
     pub match_labels: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetRef {
     /// Empty, as Services' is.
@@ -217,7 +220,23 @@ pub struct AuthorizationPolicy {
 }
 
 /// What holds for workloads of its namespace: those that `selector` names, or all.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, CustomResource)]
+#[kube(
+    group = "weft.dev",
+    version = "v1alpha1",
+    kind = "WorkloadPolicy",
+    root = "WorkloadPolicyResource",
+    namespaced,
+    status = "definition::PolicyStatus",
+    shortname = "wp",
+    category = "weft",
+    doc = "What holds for workloads of its namespace: those that `selector` names, or all.",
+    printcolumn = r#"{"name":"mTLS", "type":"string", "jsonPath":".spec.mtls"}"#,
+    printcolumn = r#"{"name":"Default", "type":"string", "jsonPath":".spec.defaultAction"}"#,
+    printcolumn = r#"{"name":"Accepted", "type":"string", "jsonPath":".status.conditions[?(@.type=='Accepted')].status"}"#,
+    printcolumn = r#"{"name":"Reason", "type":"string", "jsonPath":".status.conditions[?(@.type=='Accepted')].reason"}"#,
+    printcolumn = r#"{"name":"Age", "type":"date", "jsonPath":".metadata.creationTimestamp"}"#
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WorkloadPolicy {
     /// Pods; default: all of the namespace.
@@ -232,28 +251,28 @@ pub struct WorkloadPolicy {
     pub unknown_destination: Option<UnknownDestination>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Mtls {
     Permissive,
     Strict,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum DefaultAction {
     Allow,
     Deny,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum UnknownDestination {
     Pass,
     Refuse,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMtls {
     /// The application's.

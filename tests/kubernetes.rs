@@ -1,0 +1,4 @@
+//! Weft on a real Kubernetes.
+
+#[path = "kubernetes/definitions.rs"]
+mod definitions;
