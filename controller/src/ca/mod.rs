@@ -18,6 +18,7 @@
 //! the identity comes from its proof.
 
 pub mod proof;
+pub mod review;
 pub mod revocation;
 pub mod token;
 

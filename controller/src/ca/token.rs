@@ -46,9 +46,6 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// What `weft_controller_tokens_refused_total` may say.
-    pub const REASONS: &'static [&'static str] = &["expired", "used", "invalid", "full"];
-
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Expired => "expired",

@@ -22,8 +22,8 @@ use weft_config::wire;
 use super::limits::{Admission, Held, Rates, Tally};
 use super::sign::SignError;
 use super::{Caller, serve, stream};
-use crate::ca::proof::Prover;
-use crate::ca::{Ca, subject_and_end, token};
+use crate::ca::proof::{ProofError, Prover};
+use crate::ca::{Ca, subject_and_end};
 use crate::index::{Change, Index, Touched, Type};
 use crate::metrics::{Metrics, Values};
 
@@ -38,7 +38,7 @@ const STREAMS_OF_IDENTITY_MAX: usize = PROXIES_MAX / 4;
 const VALUES: Values = Values {
     types: &Type::NAMES,
     certificates: SignError::RESULTS,
-    tokens: token::TokenError::REASONS,
+    tokens: ProofError::REASONS,
     streams_refused: stream::REFUSALS,
     connections_refused: serve::REFUSALS,
     leaves: &["acknowledged", "timed_out", "refused"],

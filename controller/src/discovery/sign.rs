@@ -7,7 +7,7 @@ use weft_config::wire::{SignRequest, SignResponse};
 use super::Caller;
 use super::hub::Hub;
 use crate::ca::CaError;
-use crate::ca::token::TokenError;
+use crate::ca::proof::ProofError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
@@ -20,7 +20,7 @@ pub enum SignError {
     #[error("no proof: neither a token nor a client certificate")]
     NoProof,
     #[error(transparent)]
-    Token(TokenError),
+    Token(ProofError),
     #[error("the {by} is for workload {proven}, not {asked}")]
     OtherWorkload {
         by: &'static str,
@@ -46,6 +46,7 @@ impl SignError {
         "lost_proof",
         "no_proof",
         "token",
+        "unavailable",
         "other_workload",
         "other_identity",
         "malformed",
@@ -58,6 +59,7 @@ impl SignError {
             Self::CallerLimited => "caller_limited",
             Self::LostProof(_) => "lost_proof",
             Self::NoProof => "no_proof",
+            Self::Token(error) if error.is_passing() => "unavailable",
             Self::Token(_) => "token",
             Self::OtherWorkload { .. } => "other_workload",
             Self::Controller | Self::Ca(CaError::Identity { .. }) => "other_identity",
@@ -71,6 +73,7 @@ impl SignError {
     fn code(&self) -> Code {
         match self.result() {
             "rate_limited" | "caller_limited" => Code::ResourceExhausted,
+            "unavailable" => Code::Unavailable,
             "no_proof" | "lost_proof" | "token" => Code::Unauthenticated,
             "other_workload" | "other_identity" => Code::PermissionDenied,
             "malformed" => Code::InvalidArgument,
@@ -173,6 +176,8 @@ fn mean_same(proven: &str, asked: &str, by: &'static str) -> Result<(), SignErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ca::review::ReviewError;
+    use crate::ca::token::TokenError;
 
     #[test]
     fn every_refusal_has_its_label() {
@@ -181,7 +186,8 @@ mod tests {
             SignError::CallerLimited,
             SignError::LostProof("revoked"),
             SignError::NoProof,
-            SignError::Token(TokenError::Used),
+            SignError::Token(TokenError::Used.into()),
+            SignError::Token(ReviewError::Unavailable(String::new()).into()),
             SignError::OtherWorkload {
                 by: "token",
                 proven: String::new(),
