@@ -11,16 +11,18 @@ use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior};
 
 pub use args::Args;
 
-use crate::ca::{Ca, token};
+use crate::ca::place::Place;
+use crate::ca::token;
 use crate::discovery::hub::Hub;
 use crate::discovery::serve;
 use crate::source::follow::Follower;
 
-/// How often the authority's files are looked at.
-const CA_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is looked who has lost the right to a stream.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 pub fn run(args: &Args) -> ExitCode {
     tracing_subscriber::fmt()
@@ -63,7 +65,7 @@ async fn serve_all(args: &Args) -> anyhow::Result<()> {
     let (Some(manifests), Some(ca_dir)) = (&args.manifests, &args.ca_dir) else {
         bail!("--kubernetes is not served yet: use --manifests");
     };
-    let ca = Ca::open(ca_dir, &args.trust_domain, life)?;
+    let (ca, place) = Place::directory(ca_dir, &args.trust_domain, life)?;
     let tokens = token::Verifier::open(ca_dir)?;
     let hub = Arc::new(Hub::new(ca, tokens));
     let (follower, changes, errors) = Follower::open(manifests);
@@ -87,7 +89,7 @@ async fn serve_all(args: &Args) -> anyhow::Result<()> {
         ended = serve::run(listener, Arc::clone(&hub), Arc::clone(&tls)) => ended?,
         () = admin::serve(admin, Arc::clone(&hub)) => {}
         () = follow(follower, Arc::clone(&hub)) => {}
-        () = renew(Arc::clone(&hub), tls) => {}
+        () = renew(Arc::clone(&hub), place, tls) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -104,30 +106,28 @@ async fn follow(mut follower: Follower, hub: Arc<Hub>) {
 }
 
 /// Takes up new files of the authority, and renews our own certificate.
-async fn renew(hub: Arc<Hub>, tls: Arc<ArcSwap<rustls::ServerConfig>>) {
+async fn renew(hub: Arc<Hub>, mut place: Place, tls: Arc<ArcSwap<rustls::ServerConfig>>) {
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let interval = serve::RENEW_INTERVAL.min(hub.ca.life / 3);
-    let mut since = tokio::time::Instant::now();
+    let mut renewal = tokio::time::interval_at(Instant::now() + interval, interval);
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::time::sleep(CA_POLL_INTERVAL).await;
-        let changed = match hub.ca.refresh() {
-            Ok(changed) => changed,
-            Err(error) => {
-                tracing::error!(%error, "the authority's new files cannot be used; the old ones stay");
-                false
+        let changed = tokio::select! {
+            taken = place.follow(&hub.ca) => taken,
+            _ = renewal.tick() => false,
+            _ = sweep.tick() => {
+                hub.sweep();
+                continue;
             }
         };
-        hub.sweep();
-        if !changed && since.elapsed() < interval {
-            continue;
-        }
-        since = tokio::time::Instant::now();
         match serve::tls(&hub) {
             Ok(config) => tls.store(config),
             Err(error) => tracing::error!(%error, "no new certificate of our own"),
         }
         if changed {
-            tracing::info!("the authority's files changed");
             hub.trust_changed();
+            hub.sweep();
         }
     }
 }

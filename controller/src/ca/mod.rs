@@ -1,57 +1,54 @@
-//! The certificate authority: a directory with a key that signs, the roots that
-//! are trusted, and the key of join tokens.
-//!
-//! | file | |
-//! | --- | --- |
-//! | `ca.crt`, `ca.key` | signs; made at the first start |
-//! | `bundle.pem` | further roots that are trusted, where it exists |
-//! | `crl.pem` | revocation lists, where it exists |
-//! | `token.key` | signs join tokens; made at the first start |
-//! | `trust.pem` | written here: all trusted roots, for who has yet to be told |
+//! The certificate authority: a key that signs, the roots that are trusted, and the key
+//! of join tokens. Its files (`files`) are in one of a closed set of places (`place`): a
+//! directory or a Secret.
 //!
 //! The root is changed in three steps, with nothing restarted: both roots, the old
-//! and the new, go into `bundle.pem`; `ca.crt` and `ca.key` are replaced, upon which
-//! everybody renews; the old root leaves `bundle.pem`.
+//! and the new, go into `bundle.pem`; the certificate that signs and its key are replaced,
+//! upon which everybody renews; the old root leaves `bundle.pem`.
 //!
 //! **Invariant:** a change never ends trust in the root that has signed until now.
 //! **Invariant:** only a key and nothing else is taken from a request to sign;
 //! the identity comes from its proof.
 
+pub mod directory;
+pub mod files;
+pub mod place;
 pub mod proof;
 pub mod review;
 pub mod revocation;
+pub mod secret;
 pub mod token;
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rand::RngExt as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
-    SerialNumber,
+    CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
-use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use weft_config::spiffe::{SpiffeId, workload_name};
+use weft_config::status::SourceError;
 use weft_config::wire;
 
+use files::Files;
+use place::Place;
 use revocation::Revocations;
 
 /// A request to sign that is larger is none.
 pub const CSR_BYTES_MAX: usize = 16 * 1024;
-const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Clocks differ.
 const BACKDATED: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
-    #[error("{path}: {problem}")]
-    File { path: PathBuf, problem: String },
+    #[error("{place}: {problem}")]
+    File { place: String, problem: String },
     #[error("the request to sign is larger than {CSR_BYTES_MAX} bytes")]
     TooLarge,
     #[error("the request to sign cannot be used: {0}")]
@@ -63,8 +60,12 @@ pub enum CaError {
 }
 
 fn file_error(path: &Path, problem: impl std::fmt::Display) -> CaError {
+    error_at(&path.display().to_string(), problem)
+}
+
+fn error_at(place: &str, problem: impl std::fmt::Display) -> CaError {
     CaError::File {
-        path: path.to_owned(),
+        place: place.to_owned(),
         problem: problem.to_string(),
     }
 }
@@ -87,69 +88,64 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// The authority with its directory.
+/// The authority as it is now.
 #[derive(Debug)]
 pub struct Ca {
-    directory: PathBuf,
     pub trust_domain: String,
     /// Of certificates.
     pub life: Duration,
     current: ArcSwap<Authority>,
-    seen: parking_lot::Mutex<Vec<Option<SystemTime>>>,
+    /// What is wrong with the newest files, which are not in use.
+    problem: parking_lot::Mutex<Option<SourceError>>,
 }
 
 impl Ca {
-    /// Reads the directory, and makes what is missing.
-    pub fn open(directory: &Path, trust_domain: &str, life: Duration) -> Result<Self, CaError> {
-        std::fs::create_dir_all(directory).map_err(|error| file_error(directory, error))?;
-        let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
-        if !certificate.exists() && !key.exists() {
-            make_root(trust_domain, &certificate, &key)?;
-        }
-        token::key(directory)?;
-        let ca = Self {
-            directory: directory.to_owned(),
+    pub fn new(files: &Files, trust_domain: &str, life: Duration) -> Result<Self, CaError> {
+        Ok(Self {
             trust_domain: trust_domain.to_owned(),
             life,
-            seen: parking_lot::Mutex::new(stamps(directory)),
-            current: ArcSwap::from_pointee(read(directory)?),
-        };
-        ca.publish()?;
-        Ok(ca)
+            current: ArcSwap::from_pointee(files.authority()?),
+            problem: parking_lot::Mutex::default(),
+        })
+    }
+
+    /// Reads a directory as it is now, and makes what is missing.
+    pub fn open(directory: &Path, trust_domain: &str, life: Duration) -> Result<Self, CaError> {
+        Place::directory(directory, trust_domain, life).map(|(ca, _)| ca)
     }
 
     pub fn current(&self) -> Arc<Authority> {
         self.current.load_full()
     }
 
-    /// Reads files that changed; `Ok(true)` if they did. On an error what there was stays.
-    pub fn refresh(&self) -> Result<bool, CaError> {
-        let now = stamps(&self.directory);
-        let mut seen = self.seen.lock();
-        if *seen == now {
-            return Ok(false);
-        }
-        *seen = now;
-        let fresh = read(&self.directory)?;
-        let signed_by = self.current.load().roots.first().cloned();
-        if signed_by.is_some_and(|root| !fresh.roots.contains(&root)) {
-            let problem = "does not hold the root that has signed until now, whose certificates are in use; keep it there until everybody has renewed";
-            return Err(file_error(&self.directory.join("bundle.pem"), problem));
-        }
-        self.current.store(Arc::new(fresh));
-        self.publish()?;
-        Ok(true)
+    /// What is wrong with the newest files, if what was there before them is in use.
+    pub fn problem(&self) -> Option<SourceError> {
+        self.problem.lock().clone()
     }
 
-    /// Writes the roots for who has yet to be told them.
-    fn publish(&self) -> Result<(), CaError> {
-        let roots = self.current.load();
-        let pem: String = roots
-            .roots
-            .iter()
+    /// Puts files in use, or says why not: then what there was stays.
+    pub fn take(&self, files: Result<Files, CaError>) -> Result<(), CaError> {
+        let taken = files.and_then(|files| {
+            let fresh = files.authority()?;
+            let signed_by = self.current.load().roots.first().cloned();
+            if signed_by.is_some_and(|root| !fresh.roots.contains(&root)) {
+                let problem = "does not hold the root that has signed until now, whose certificates are in use; keep it there until everybody has renewed";
+                return Err(error_at(&files.bundle.place, problem));
+            }
+            Ok(fresh)
+        });
+        *self.problem.lock() = taken.as_ref().err().map(as_source_error);
+        self.current.store(Arc::new(taken?));
+        Ok(())
+    }
+
+    /// All trusted roots (PEM), for who has yet to be told them.
+    pub fn trust_pem(&self) -> String {
+        let current = self.current.load();
+        let roots = current.roots.iter();
+        roots
             .map(|root| pem::encode(&pem::Pem::new("CERTIFICATE", root.to_vec())))
-            .collect();
-        write(&self.directory.join("trust.pem"), pem.as_bytes(), 0o644)
+            .collect()
     }
 
     pub fn bundle(&self) -> wire::TrustBundle {
@@ -239,7 +235,10 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> Vec<u8> {
 /// SHA-256 of each certificate of a PEM file, as `/status` has it.
 pub fn fingerprints(path: &Path) -> Result<Vec<String>, CaError> {
     let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let all = certificates(path)?;
+    let (folder, name) = (path.parent(), path.file_name());
+    let name = name.unwrap_or_default().to_string_lossy();
+    let file = directory::read(folder.unwrap_or(Path::new("")), &name)?;
+    let all = file.certificates()?;
     let prints: Vec<String> = all.iter().map(|one| hex(fingerprint(one))).collect();
     match prints.is_empty() {
         true => Err(file_error(path, "holds no certificate (PEM)")),
@@ -261,77 +260,16 @@ pub fn subject_and_end(certificate: &CertificateDer<'_>) -> (String, u64) {
     }
 }
 
-fn stamps(directory: &Path) -> Vec<Option<SystemTime>> {
-    ["ca.crt", "ca.key", "bundle.pem", "crl.pem"]
-        .iter()
-        .map(|name| {
-            let metadata = std::fs::metadata(directory.join(name));
-            metadata.and_then(|metadata| metadata.modified()).ok()
-        })
-        .collect()
-}
-
-fn make_root(trust_domain: &str, certificate: &Path, key: &Path) -> Result<(), CaError> {
-    let pair = KeyPair::generate().map_err(CaError::Sign)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, format!("Weft root of {trust_domain}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.not_before = (SystemTime::now() - BACKDATED).into();
-    params.not_after = (SystemTime::now() + ROOT_LIFE).into();
-    let root = params.self_signed(&pair).map_err(CaError::Sign)?;
-    write(key, pair.serialize_pem().as_bytes(), 0o600)?;
-    write(certificate, root.pem().as_bytes(), 0o644)
-}
-
-fn read(directory: &Path) -> Result<Authority, CaError> {
-    let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
-    let chain = certificates(&certificate)?;
-    let signing = chain
-        .first()
-        .ok_or_else(|| file_error(&certificate, "holds no certificate (PEM)"))?;
-    let pem = std::fs::read_to_string(&key).map_err(|error| file_error(&key, error))?;
-    let pair = KeyPair::from_pem(&pem).map_err(|error| file_error(&key, error))?;
-    // The two are replaced one after the other: in between nothing must be signed.
-    let of_certificate = x509_parser::parse_x509_certificate(signing)
-        .map(|(_, parsed)| parsed.public_key().raw.to_vec())
-        .map_err(|error| file_error(&certificate, error))?;
-    if of_certificate != pair.subject_public_key_info() {
-        return Err(file_error(&key, "is not the key of ca.crt; replace both"));
-    }
-    let issuer =
-        Issuer::from_ca_cert_der(signing, pair).map_err(|error| file_error(&certificate, error))?;
-    // An intermediate comes with its root last; only that is trusted by itself.
-    let (links, root) = match chain.split_last() {
-        Some((root, links)) if !links.is_empty() => (links.to_vec(), root.clone()),
-        _ => (Vec::new(), signing.clone()),
+fn as_source_error(error: &CaError) -> SourceError {
+    let (file, message) = match error {
+        CaError::File { place, problem } => (place.clone(), problem.clone()),
+        other => (String::new(), other.to_string()),
     };
-    let mut roots = vec![root];
-    let bundle = directory.join("bundle.pem");
-    if bundle.exists() {
-        for further in certificates(&bundle)? {
-            if !roots.contains(&further) {
-                roots.push(further);
-            }
-        }
+    SourceError {
+        file,
+        message,
+        ..SourceError::default()
     }
-    let issuers: Vec<_> = chain.iter().chain(&roots).cloned().collect();
-    let revocations = Revocations::read(&directory.join("crl.pem"), &issuers)?;
-    Ok(Authority {
-        issuer,
-        chain: links,
-        roots,
-        revocations,
-    })
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| file_error(path, error))
 }
 
 /// Replaces a file whole.
@@ -350,6 +288,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CaError>
 
 #[cfg(test)]
 mod tests {
+    use super::directory::Directory;
     use super::*;
 
     fn open(directory: &Path) -> Ca {
@@ -387,25 +326,32 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let ca = open(folder.path());
         drop(open(other.path()));
+        let directory = Directory::open(folder.path(), "td").unwrap();
+        let take = || {
+            ca.take(directory.files())
+                .map_err(|error| error.to_string())
+        };
         let old = ca.bundle().signing_root;
         let copy = |name: &str| {
             std::fs::copy(other.path().join(name), folder.path().join(name)).unwrap();
         };
         // One file of the pair, then the other: nothing is signed in between.
         copy("ca.crt");
-        let half = ca.refresh().unwrap_err().to_string();
+        let half = take().unwrap_err();
         assert!(half.contains("ca.key"), "{half}");
+        assert!(ca.problem().is_some_and(|of| of.file.ends_with("ca.key")));
         copy("ca.key");
-        let abrupt = ca.refresh().unwrap_err().to_string();
+        let abrupt = take().unwrap_err();
         assert!(abrupt.contains("bundle.pem"), "{abrupt}");
         assert_eq!(ca.bundle().signing_root, old, "what there was stays");
         let trusted = std::fs::read(folder.path().join("trust.pem")).unwrap();
         std::fs::write(folder.path().join("bundle.pem"), trusted).unwrap();
-        assert!(ca.refresh().unwrap());
+        take().unwrap();
+        assert_eq!(ca.problem(), None);
         assert_ne!(ca.bundle().signing_root, old);
         assert_eq!(ca.bundle().roots.len(), 2);
         std::fs::remove_file(folder.path().join("bundle.pem")).unwrap();
-        assert!(ca.refresh().unwrap());
+        take().unwrap();
         assert_eq!(ca.bundle().roots.len(), 1);
     }
 }

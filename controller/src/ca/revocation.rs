@@ -1,19 +1,17 @@
-//! Certificates that are no good any more: `crl.pem` in the authority's directory, as
+//! Certificates that are no good any more: `crl.pem` among the authority's files, as
 //! `openssl ca -gencrl` writes it; several lists may follow each other.
 //!
 //! **Invariant:** a list counts only if a certificate that we trust, or sign with, has signed it.
 
 use std::collections::HashSet;
-use std::path::Path;
 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::{CaError, file_error};
-
-const FILE_BYTES_MAX: u64 = 8 << 20;
+use super::files::File;
+use super::{CaError, error_at};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revocations {
@@ -24,37 +22,31 @@ pub struct Revocations {
 
 impl Revocations {
     /// Reads the lists; there need be none.
-    pub fn read(path: &Path, issuers: &[CertificateDer<'static>]) -> Result<Self, CaError> {
+    pub fn read(file: &File, issuers: &[CertificateDer<'static>]) -> Result<Self, CaError> {
         let mut all = Self::default();
-        match std::fs::metadata(path) {
-            Err(_) => return Ok(all),
-            Ok(of) if of.len() > FILE_BYTES_MAX => {
-                let problem = format!("is larger than {FILE_BYTES_MAX} bytes");
-                return Err(file_error(path, problem));
-            }
-            Ok(_) => {}
-        }
-        let lists = CertificateRevocationListDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| file_error(path, error))?;
+        let Some(bytes) = &file.bytes else {
+            return Ok(all);
+        };
+        let place = file.place.as_str();
+        let lists = CertificateRevocationListDer::pem_slice_iter(bytes)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| error_at(place, error))?;
         if lists.is_empty() {
-            return Err(file_error(
-                path,
-                "holds no revocation list (PEM); remove it",
-            ));
+            let problem = "holds no revocation list (PEM); remove it";
+            return Err(error_at(place, problem));
         }
         for list in lists {
             // As the proxies will read it.
             webpki::BorrowedCertRevocationList::from_der(&list)
-                .map_err(|error| file_error(path, error))?;
+                .map_err(|error| error_at(place, error))?;
             let (_, parsed) = CertificateRevocationList::from_der(&list)
-                .map_err(|error| file_error(path, error))?;
+                .map_err(|error| error_at(place, error))?;
             if !issuers.iter().any(|issuer| signed(&parsed, issuer)) {
                 let problem = format!(
-                    "the list of {} is signed by no certificate of ca.crt or bundle.pem",
+                    "the list of {} is signed by no certificate that signs or is trusted here",
                     parsed.issuer()
                 );
-                return Err(file_error(path, problem));
+                return Err(error_at(place, problem));
             }
             let issuer = parsed.issuer().as_raw();
             all.revoked.extend(

@@ -17,7 +17,12 @@ impl Hub {
             revision: state.revision,
             now: seconds_now(),
             roots: self.roots(),
-            errors: state.errors.clone(),
+            errors: state
+                .errors
+                .iter()
+                .cloned()
+                .chain(self.ca.problem())
+                .collect(),
             objects: state.index.statuses(),
             proxies: state
                 .proxies
@@ -58,7 +63,7 @@ impl Hub {
                 .iter()
                 .filter(|of| of.conditions.iter().any(|condition| !condition.status))
                 .count() as u64,
-            source_errors: state.errors.len() as u64,
+            source_errors: (state.errors.len() + self.ca.problem().iter().count()) as u64,
             revision: state.revision,
             proxies: state.proxies.len() as u64,
             subscriptions: sum(|proxy| u64::from(proxy.resources)),
