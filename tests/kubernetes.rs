@@ -2,3 +2,5 @@
 
 #[path = "kubernetes/definitions.rs"]
 mod definitions;
+#[path = "kubernetes/storm.rs"]
+mod storm;

@@ -65,6 +65,12 @@ impl Cluster {
         self.programs.join("../crd").join(channel)
     }
 
+    /// The archive of an image that was built with the cluster.
+    #[must_use]
+    pub fn image(&self, name: &str) -> PathBuf {
+        self.programs.join(format!("../images/{name}.tar"))
+    }
+
     fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command

@@ -32,6 +32,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod root_change;
+pub mod storm;
 pub mod successors;
 pub mod upstream;
 pub mod weft;
