@@ -15,6 +15,8 @@ pub struct Status {
     pub roots: Vec<RootStatus>,
     /// What could not be read or is wrong, file by file.
     pub errors: Vec<SourceError>,
+    /// Where objects come from an API server: how each kind is watched.
+    pub watches: Vec<WatchStatus>,
     pub objects: Vec<ObjectStatus>,
     pub proxies: Vec<ProxyStatus>,
 }
@@ -41,6 +43,36 @@ pub struct SourceError {
     pub object: String,
     pub field: String,
     pub message: String,
+}
+
+/// One kind of objects at an API server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WatchStatus {
+    pub kind: String,
+    /// In which it is watched; empty: it is not there.
+    pub version: String,
+    pub state: WatchState,
+    /// Seconds since the Unix epoch.
+    pub since: u64,
+    /// Why it is broken.
+    pub message: String,
+    pub objects: u64,
+    /// How often it was listed, and how often that or watching failed.
+    pub lists: u64,
+    pub failures: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum WatchState {
+    #[default]
+    Listing,
+    Watching,
+    /// What is known stays in force.
+    Broken,
+    /// Not installed; it is looked for.
+    Absent,
 }
 
 /// An object with its conditions (as in `status.conditions`, or for routes

@@ -1,8 +1,9 @@
-//! Puts the controller together: the directory, the authority, the ports.
+//! Puts the controller together: the source, the authority, the ports.
 
 mod admin;
 mod args;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +20,18 @@ use crate::ca::place::Place;
 use crate::ca::token;
 use crate::discovery::hub::Hub;
 use crate::discovery::serve;
-use crate::source::follow::Follower;
+use crate::source::{Source, kubernetes};
+use admin::Pages;
+
+/// What the client of the API server says of each failed request we say once, in `source`.
+const LOGGED: &str = "info,kube_client=off,kube_runtime=off";
 
 /// How often it is looked who has lost the right to a stream.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 pub fn run(args: &Args) -> ExitCode {
     tracing_subscriber::fmt()
+        .with_env_filter(LOGGED)
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
@@ -61,35 +67,16 @@ fn raise_descriptor_limit() {
 }
 
 async fn serve_all(args: &Args) -> anyhow::Result<()> {
-    let life = Duration::from_secs(args.certificate_ttl.max(2));
-    let (Some(manifests), Some(ca_dir)) = (&args.manifests, &args.ca_dir) else {
-        bail!("--kubernetes is not served yet: use --manifests");
-    };
-    let (ca, place) = Place::directory(ca_dir, &args.trust_domain, life)?;
-    let tokens = token::Verifier::open(ca_dir)?;
-    let hub = Arc::new(Hub::new(ca, tokens));
-    let (follower, changes, errors) = Follower::open(manifests);
-    hub.update(changes, errors);
-    let listener = TcpListener::bind(args.listen())
-        .await
-        .with_context(|| format!("--listen {}", args.listen()))?;
     let admin = TcpListener::bind(args.admin())
         .await
         .with_context(|| format!("--admin {}", args.admin()))?;
-    let (listens, admins) = (listener.local_addr()?, admin.local_addr()?);
-    let tls = Arc::new(ArcSwap::new(serve::tls(&hub)?));
-    if let Some(path) = &args.ready_file {
-        let text = serde_json::json!({"listen": listens.to_string(), "admin": admins.to_string()});
-        crate::ca::write(path, text.to_string().as_bytes(), 0o644)?;
-    }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listens, admin = %admins, manifests = %manifests.display(), "ready");
+    let admins = admin.local_addr()?;
+    let pages = Arc::new(Pages::default());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        ended = serve::run(listener, Arc::clone(&hub), Arc::clone(&tls)) => ended?,
-        () = admin::serve(admin, Arc::clone(&hub)) => {}
-        () = follow(follower, Arc::clone(&hub)) => {}
-        () = renew(Arc::clone(&hub), place, tls) => {}
+        ended = Box::pin(live(args, &pages, admins)) => ended?,
+        () = admin::serve(admin, Arc::clone(&pages)) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -97,11 +84,57 @@ async fn serve_all(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes up what changes in the directory.
-async fn follow(mut follower: Follower, hub: Arc<Hub>) {
+/// From the first object to the end. Proxies are served once all there is is known.
+async fn live(args: &Args, pages: &Pages, admins: SocketAddr) -> anyhow::Result<()> {
+    let (mut source, hub, place) = begin(args).await?;
+    pages.begun(&hub);
+    while !take(&mut source, &hub).await {}
+    let listener = TcpListener::bind(args.listen())
+        .await
+        .with_context(|| format!("--listen {}", args.listen()))?;
+    let listens = listener.local_addr()?;
+    let tls = Arc::new(ArcSwap::new(serve::tls(&hub)?));
+    pages.ready();
+    if let Some(path) = &args.ready_file {
+        let text = serde_json::json!({"listen": listens.to_string(), "admin": admins.to_string()});
+        crate::ca::write(path, text.to_string().as_bytes(), 0o644)?;
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listens, admin = %admins, "ready");
+    tokio::select! {
+        ended = serve::run(listener, Arc::clone(&hub), Arc::clone(&tls)) => ended?,
+        () = follow(source, Arc::clone(&hub)) => {}
+        () = renew(Arc::clone(&hub), place, tls) => {}
+    }
+    Ok(())
+}
+
+/// The source and the authority.
+async fn begin(args: &Args) -> anyhow::Result<(Source, Arc<Hub>, Place)> {
+    let life = Duration::from_secs(args.certificate_ttl.max(2));
+    let Some(ca_dir) = &args.ca_dir else {
+        bail!("--ca-dir is missing: where the certificate authority is kept");
+    };
+    let (ca, place) = Place::directory(ca_dir, &args.trust_domain, life)?;
+    let tokens = token::Verifier::open(ca_dir)?;
+    let hub = Arc::new(Hub::new(ca, tokens));
+    let source = match &args.manifests {
+        Some(path) => Source::directory(path),
+        None => Source::kubernetes(&kubernetes::client().await?),
+    };
+    Ok((source, hub, place))
+}
+
+/// Takes up what the source has; whether all there is has been read once.
+async fn take(source: &mut Source, hub: &Hub) -> bool {
+    let update = source.next().await;
+    hub.watched(update.watches);
+    hub.update(update.changes, update.errors);
+    update.is_complete
+}
+
+async fn follow(mut source: Source, hub: Arc<Hub>) {
     loop {
-        let (changes, errors) = follower.next().await;
-        hub.update(changes, errors);
+        take(&mut source, &hub).await;
     }
 }
 

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
-use weft_config::status::{ProxyStatus, SourceError};
+use weft_config::status::{ProxyStatus, SourceError, WatchStatus};
 use weft_config::wire;
 
 use super::limits::{Admission, Held, Rates, Tally};
@@ -77,6 +77,7 @@ pub struct News {
 pub(super) struct State {
     pub(super) index: Index,
     pub(super) errors: Vec<SourceError>,
+    pub(super) watches: Vec<WatchStatus>,
     pub(super) revision: u64,
     pub(super) proxies: BTreeMap<u64, Proxy>,
     next: u64,
@@ -161,6 +162,7 @@ impl Hub {
         let state = State {
             index: Index::new(&ca.trust_domain),
             errors: Vec::new(),
+            watches: Vec::new(),
             revision: 0,
             proxies: BTreeMap::new(),
             next: 0,
@@ -193,6 +195,11 @@ impl Hub {
             .index_seconds
             .observe(begun.elapsed().as_secs_f64());
         state.publish(touched);
+    }
+
+    /// Takes up how the source's watches are.
+    pub fn watched(&self, watches: Vec<WatchStatus>) {
+        self.state.lock().watches = watches;
     }
 
     /// The authority's files changed: the trust bundle may have.

@@ -23,6 +23,7 @@ impl Hub {
                 .cloned()
                 .chain(self.ca.problem())
                 .collect(),
+            watches: state.watches.clone(),
             objects: state.index.statuses(),
             proxies: state
                 .proxies

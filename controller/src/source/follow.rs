@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
-use weft_config::status::SourceError;
 
 use super::directory::{Directory, Found};
-use super::watch::{Told, Watch};
-use crate::index::Change;
+use super::watch::{self, Watch};
+use super::{Told, Update};
 
 /// Between two looks at everything: at least this, and so much that looking takes at
 /// most a part of the time.
@@ -28,36 +27,38 @@ pub struct Follower {
     next_look: Instant,
     /// Files that may be written still, and since when they have not changed.
     unsettled: BTreeMap<PathBuf, Instant>,
-    told_of: Vec<SourceError>,
+    has_begun: bool,
+    told: Told,
 }
 
 impl Follower {
-    /// Reads what is there.
-    pub fn open(path: &Path) -> (Self, Vec<Change>, Vec<SourceError>) {
-        let mut follower = Self {
-            directory: Directory::new(path),
-            watch: None,
-            next_look: Instant::now(),
-            unsettled: BTreeMap::new(),
-            told_of: Vec::new(),
-        };
-        // Watched first: what happens in between is told of.
-        follower.watch = Watch::new(path)
+    pub fn open(path: &Path) -> Self {
+        let watch = Watch::new(path)
             .inspect_err(|error| {
                 tracing::warn!(%error, "the directory cannot be watched; it is looked at instead");
             })
             .ok();
-        let found = follower.look(true);
-        let errors = follower.errors();
-        (follower, found.changes, errors)
+        Self {
+            directory: Directory::new(path),
+            watch,
+            next_look: Instant::now(),
+            unsettled: BTreeMap::new(),
+            has_begun: false,
+            told: Told::default(),
+        }
     }
 
-    /// Waits for changes.
-    pub async fn next(&mut self) -> (Vec<Change>, Vec<SourceError>) {
+    /// Reads what is there; from then on waits for changes.
+    pub async fn next(&mut self) -> Update {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            // Watched before: what happens in between is told of.
+            let found = self.look(true);
+            return self.update(found);
+        }
         loop {
             let found = self.step().await;
             if found.errors || !found.changes.is_empty() {
-                return (found.changes, self.errors());
+                return self.update(found);
             }
         }
     }
@@ -73,12 +74,12 @@ impl Follower {
         };
         let told = tokio::select! {
             told = told => told,
-            () = sleep_until(look) => Ok(Told::default()),
+            () = sleep_until(look) => Ok(watch::Told::default()),
         };
         let told = told.unwrap_or_else(|error| {
             tracing::warn!(%error, "the directory is watched no longer; it is looked at instead");
             self.watch = None;
-            Told::default()
+            watch::Told::default()
         });
         if told.everything || Instant::now() >= self.next_look {
             return self.look(told.everything);
@@ -122,13 +123,14 @@ impl Follower {
             .extend(paths.into_iter().map(|path| (path, now)));
     }
 
-    /// What is wrong; what is new of it goes to the log.
-    fn errors(&mut self) -> Vec<SourceError> {
+    fn update(&mut self, found: Found) -> Update {
         let errors = self.directory.errors();
-        for error in errors.iter().filter(|error| !self.told_of.contains(*error)) {
-            tracing::error!(file = %error.file, document = error.document, object = %error.object, field = %error.field, "{}", error.message);
+        self.told.tell(&errors);
+        Update {
+            changes: found.changes,
+            errors,
+            watches: Vec::new(),
+            is_complete: true,
         }
-        self.told_of.clone_from(&errors);
-        errors
     }
 }

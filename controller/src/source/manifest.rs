@@ -32,8 +32,11 @@ pub fn parse(file: &str, text: &str) -> Parsed {
     let documents = match serde_saphyr::from_multiple::<Value>(text) {
         Ok(documents) => documents,
         Err(error) => {
-            let error = error.without_snippet().to_string();
-            parsed.errors.push(fault(file, 0, "", ("", &error)));
+            parsed.errors.push(SourceError {
+                file: file.to_owned(),
+                message: error.without_snippet().to_string(),
+                ..SourceError::default()
+            });
             return parsed;
         }
     };
@@ -48,33 +51,33 @@ pub fn parse(file: &str, text: &str) -> Parsed {
             document => vec![document],
         };
         for item in items {
-            let named = format!(
-                "{} {}/{}",
-                text_of(&item, "/kind"),
-                namespace_of(&item),
-                text_of(&item, "/metadata/name")
-            );
-            match object(item) {
-                Ok(Some(object)) => parsed.objects.push(object),
-                Ok(None) => {}
-                Err((field, problem)) => {
-                    let error = fault(file, number, &named, (&field, &problem));
-                    parsed.errors.push(error);
-                }
+            match one(file, item) {
+                Ok(object) => parsed.objects.extend(object),
+                Err(error) => parsed.errors.push(SourceError {
+                    document: number,
+                    ..error
+                }),
             }
         }
     }
     parsed
 }
 
-fn fault(file: &str, document: u32, object: &str, (field, message): (&str, &str)) -> SourceError {
-    SourceError {
+/// Reads one object. `None`: of a kind that is not ours to read, or of no use any more.
+pub fn one(file: &str, value: Value) -> Result<Option<Object>, SourceError> {
+    let named = format!(
+        "{} {}/{}",
+        text_of(&value, "/kind"),
+        namespace_of(&value),
+        text_of(&value, "/metadata/name")
+    );
+    object(value).map_err(|(field, message)| SourceError {
         file: file.to_owned(),
-        document,
-        object: object.to_owned(),
-        field: field.to_owned(),
-        message: message.to_owned(),
-    }
+        document: 0,
+        object: named,
+        field,
+        message,
+    })
 }
 
 fn text_of<'a>(value: &'a Value, pointer: &str) -> &'a str {
@@ -83,9 +86,15 @@ fn text_of<'a>(value: &'a Value, pointer: &str) -> &'a str {
 
 fn namespace_of(value: &Value) -> &str {
     match text_of(value, "/metadata/namespace") {
+        "" if is_of_the_cluster(value) => "",
         "" => "default",
         namespace => namespace,
     }
+}
+
+/// Whether it is in no namespace.
+fn is_of_the_cluster(value: &Value) -> bool {
+    matches!(text_of(value, "/kind"), "Namespace" | "Node")
 }
 
 /// Field and problem.
@@ -104,7 +113,6 @@ fn typed<T: DeserializeOwned>(value: &Value, within: &str) -> Result<T, Fault> {
     })
 }
 
-/// `None`: of a kind that is not ours to read.
 fn object(value: Value) -> Result<Option<Object>, Fault> {
     let name = text_of(&value, "/metadata/name").to_owned();
     let group = text_of(&value, "/apiVersion")
@@ -112,10 +120,9 @@ fn object(value: Value) -> Result<Option<Object>, Fault> {
         .next()
         .unwrap_or("");
     let spec = value.get("spec").cloned().unwrap_or_else(|| json!({}));
-    let namespace = match text_of(&value, "/kind") {
-        // A Namespace is in none.
-        "Namespace" => String::new(),
-        _ => namespace_of(&value).to_owned(),
+    let namespace = match is_of_the_cluster(&value) {
+        true => String::new(),
+        false => namespace_of(&value).to_owned(),
     };
     let created = text_of(&value, "/metadata/creationTimestamp");
     let created = match created {

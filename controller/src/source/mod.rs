@@ -1,6 +1,67 @@
-//! Where objects come from: a directory of manifests, and what tells of its changes.
+//! Where objects come from: a directory of manifests, or the API server of a cluster.
+//! Both give the same changes.
 
 pub mod directory;
 pub mod follow;
+pub mod kubernetes;
 pub mod manifest;
 mod watch;
+
+use std::path::Path;
+
+use weft_config::status::{SourceError, WatchStatus};
+
+use crate::index::Change;
+
+/// The closed set of sources.
+#[derive(Debug)]
+pub enum Source {
+    Directory(Box<follow::Follower>),
+    Kubernetes(Box<kubernetes::Source>),
+}
+
+/// What a source has found since it was asked last.
+#[derive(Debug, Default)]
+pub struct Update {
+    pub changes: Vec<Change>,
+    /// All that is wrong now.
+    pub errors: Vec<SourceError>,
+    /// How the watches are, where there are any.
+    pub watches: Vec<WatchStatus>,
+    /// All that there is has been read once.
+    pub is_complete: bool,
+}
+
+impl Source {
+    pub fn directory(path: &Path) -> Self {
+        Self::Directory(Box::new(follow::Follower::open(path)))
+    }
+
+    pub fn kubernetes(client: &kube::Client) -> Self {
+        Self::Kubernetes(Box::new(kubernetes::Source::open(client)))
+    }
+
+    /// Waits until something is different.
+    pub async fn next(&mut self) -> Update {
+        match self {
+            Self::Directory(follower) => follower.next().await,
+            Self::Kubernetes(source) => source.next().await,
+        }
+    }
+}
+
+/// The errors that were told of: only what is new goes to the log.
+#[derive(Debug, Default)]
+struct Told(Vec<SourceError>);
+
+impl Told {
+    fn tell(&mut self, errors: &[SourceError]) {
+        if self.0 == errors {
+            return;
+        }
+        for error in errors.iter().filter(|error| !self.0.contains(*error)) {
+            tracing::error!(file = %error.file, document = error.document, object = %error.object, field = %error.field, "{}", error.message);
+        }
+        self.0 = errors.to_vec();
+    }
+}

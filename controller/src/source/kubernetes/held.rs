@@ -1,0 +1,187 @@
+//! What the watches have brought, and what each piece of news changes. Pure.
+//!
+//! **Invariant:** an object that cannot be read keeps its last good version, and costs
+//! nothing else.
+//! **Invariant:** what a complete list does not hold is gone.
+//! **Invariant:** nothing is handed over before all kinds that there are have been
+//! listed once: half a mesh would answer 404 for the other half.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use weft_config::status::{SourceError, WatchState, WatchStatus};
+
+use super::kinds::{WATCHED, Watched};
+use crate::api::{Key, Object};
+use crate::index::Change;
+
+/// What a watch has to say.
+#[derive(Debug)]
+pub enum News {
+    /// The API server has no such kind.
+    Absent,
+    /// A list begins, of this version.
+    Begun(&'static str),
+    /// An object is there. `None`: it is not ours to care for.
+    Object(Key, Box<Result<Option<Object>, SourceError>>),
+    Gone(Key),
+    /// The list is complete; what follows are changes.
+    Listed,
+    /// It cannot be listed or watched, for this reason.
+    Broken(String),
+}
+
+#[derive(Debug, Default)]
+struct Kind {
+    /// Those that the index has.
+    keys: BTreeSet<Key>,
+    errors: BTreeMap<Key, SourceError>,
+    /// What the list that is under way has held.
+    listing: Option<BTreeSet<Key>>,
+    /// Was listed once, or is not there.
+    is_known: bool,
+    absences: u32,
+}
+
+/// A kind must be missing at this many looks in a row before its objects go: one
+/// look may meet an API server that has yet to find its own CRDs.
+const ABSENCES_MIN: u32 = 2;
+
+#[derive(Debug)]
+pub struct Held {
+    kinds: Vec<Kind>,
+    watches: Vec<WatchStatus>,
+    changes: Vec<Change>,
+}
+
+impl Held {
+    pub fn new(now: u64) -> Self {
+        let status = |of: &Watched| WatchStatus {
+            kind: of.kind.to_owned(),
+            since: now,
+            ..WatchStatus::default()
+        };
+        Self {
+            kinds: WATCHED.iter().map(|_| Kind::default()).collect(),
+            watches: WATCHED.iter().map(status).collect(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// Takes up news of the kind with this number in [`WATCHED`]. `now`: seconds since
+    /// the Unix epoch.
+    pub fn take(&mut self, number: usize, news: News, now: u64) {
+        let pair = (self.kinds.get_mut(number), self.watches.get_mut(number));
+        let (Some(kind), Some(watch)) = pair else {
+            return;
+        };
+        let changes = &mut self.changes;
+        match news {
+            News::Absent => {
+                set_state(watch, WatchState::Absent, "", now);
+                watch.version.clear();
+                kind.is_known = true;
+                kind.absences += 1;
+                if kind.absences >= ABSENCES_MIN {
+                    kind.retain(&BTreeSet::new(), changes);
+                }
+            }
+            News::Begun(version) => {
+                version.clone_into(&mut watch.version);
+                watch.lists += 1;
+                kind.absences = 0;
+                kind.listing = Some(BTreeSet::new());
+                // It stays broken until a list has come through.
+                if watch.state != WatchState::Broken {
+                    set_state(watch, WatchState::Listing, "", now);
+                }
+            }
+            News::Object(key, said) => kind.object(key, *said, changes),
+            News::Gone(key) => kind.gone(&key, changes),
+            News::Listed => {
+                set_state(watch, WatchState::Watching, "", now);
+                kind.is_known = true;
+                if let Some(listed) = kind.listing.take() {
+                    kind.retain(&listed, changes);
+                }
+            }
+            News::Broken(why) => {
+                watch.failures += 1;
+                kind.listing = None;
+                set_state(watch, WatchState::Broken, &why, now);
+            }
+        }
+        watch.objects = kind.keys.len() as u64;
+    }
+
+    /// Whether every kind was listed once, or is not there.
+    pub fn is_complete(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.is_known)
+    }
+
+    /// What has changed since, once all is known.
+    pub fn changes(&mut self) -> Vec<Change> {
+        match self.is_complete() {
+            true => std::mem::take(&mut self.changes),
+            false => Vec::new(),
+        }
+    }
+
+    pub fn errors(&self) -> Vec<SourceError> {
+        let all = self.kinds.iter().flat_map(|kind| kind.errors.values());
+        all.cloned().collect()
+    }
+
+    pub fn watches(&self) -> &[WatchStatus] {
+        &self.watches
+    }
+}
+
+fn set_state(watch: &mut WatchStatus, state: WatchState, message: &str, now: u64) {
+    if watch.state != state {
+        watch.state = state;
+        watch.since = now;
+    }
+    message.clone_into(&mut watch.message);
+}
+
+impl Kind {
+    fn object(
+        &mut self,
+        key: Key,
+        said: Result<Option<Object>, SourceError>,
+        changes: &mut Vec<Change>,
+    ) {
+        if let Some(listing) = &mut self.listing {
+            listing.insert(key.clone());
+        }
+        match said {
+            Ok(Some(object)) => {
+                self.errors.remove(&key);
+                self.keys.insert(key.clone());
+                let object = Some(Arc::new(object));
+                changes.push(Change { key, object });
+            }
+            Ok(None) => self.gone(&key, changes),
+            Err(error) => {
+                self.errors.insert(key, error);
+            }
+        }
+    }
+
+    fn gone(&mut self, key: &Key, changes: &mut Vec<Change>) {
+        self.errors.remove(key);
+        if let Some(key) = self.keys.take(key) {
+            changes.push(Change { key, object: None });
+        }
+    }
+
+    fn retain(&mut self, listed: &BTreeSet<Key>, changes: &mut Vec<Change>) {
+        let known = self.keys.iter().chain(self.errors.keys());
+        let gone: BTreeSet<Key> = known
+            .filter(|key| !listed.contains(*key))
+            .cloned()
+            .collect();
+        gone.iter().for_each(|key| self.gone(key, changes));
+    }
+}

@@ -1,0 +1,98 @@
+//! The API server of a cluster as a source: a watch for each kind, whose news become
+//! the same changes as those of a directory.
+//!
+//! `kinds` says what is watched, `watch` does it, `held` (pure) knows what there is.
+
+mod held;
+mod kinds;
+mod seen;
+mod watch;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kube::{Client, Config};
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::task::JoinSet;
+
+use super::{Told, Update};
+use held::{Held, News};
+use kinds::WATCHED;
+use watch::Watch;
+
+/// News on their way to the index; a watch waits when there are more.
+const NEWS_MAX: usize = 1_024;
+/// News that are taken up together, at most.
+const BATCH_MAX: usize = 16_384;
+/// An API server that does not take a connection within this time is gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than a watch lasts, for it may have nothing to say.
+const READ_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// A client for the cluster that this runs in, else for that of the user's kubeconfig.
+pub async fn client() -> anyhow::Result<Client> {
+    let mut config = Config::infer().await?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.reset_reader_on_write = true;
+    // Whoever asks decides when to ask again, and says that it failed.
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+#[derive(Debug)]
+pub struct Source {
+    news: Receiver<(usize, News)>,
+    held: Held,
+    told: Told,
+    /// Ends with us.
+    _watches: JoinSet<()>,
+}
+
+impl Source {
+    /// Begins to watch.
+    pub fn open(client: &Client) -> Self {
+        let (sender, news) = channel(NEWS_MAX);
+        let mut watches = JoinSet::new();
+        for number in 0..WATCHED.len() {
+            if let Some(watch) = Watch::new(client.clone(), number, sender.clone()) {
+                watches.spawn(watch.run());
+            }
+        }
+        Self {
+            news,
+            held: Held::new(seconds_now()),
+            told: Told::default(),
+            _watches: watches,
+        }
+    }
+
+    /// Waits for news, and takes up all that have come.
+    pub async fn next(&mut self) -> Update {
+        let mut taken = 0;
+        while taken < BATCH_MAX {
+            let next = match taken {
+                // Watches go on for as long as we do.
+                0 => self.news.recv().await,
+                _ => self.news.try_recv().ok(),
+            };
+            let Some((number, news)) = next else {
+                break;
+            };
+            self.held.take(number, news, seconds_now());
+            taken += 1;
+        }
+        let errors = self.held.errors();
+        self.told.tell(&errors);
+        Update {
+            changes: self.held.changes(),
+            errors,
+            watches: self.held.watches().to_vec(),
+            is_complete: self.held.is_complete(),
+        }
+    }
+}
+
+fn seconds_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
