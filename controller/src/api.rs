@@ -40,6 +40,7 @@ pub struct Object {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Spec {
     Namespace,
+    Node(Node),
     Service(Service),
     Slice(Slice),
     Pod(Pod),
@@ -60,6 +61,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// The first of its IP families.
     pub prefers_ipv6: bool,
+    /// Endpoints of the caller's zone come first (`trafficDistribution`).
+    pub prefers_zone: bool,
     pub ports: Vec<ServicePort>,
 }
 
@@ -123,6 +126,7 @@ pub struct SliceEndpoint {
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
+    /// The one that it is meant for, by its hints, else the one that it is in.
     pub zone: String,
     /// Name and UID of the pod.
     pub pod: Option<(String, String)>,
@@ -136,6 +140,15 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// `captured`, or the port at which the sidecar takes mTLS.
     pub inbound: Option<String>,
+    /// Where it runs; empty: not known.
+    pub node: String,
+    /// It is told to end (`deletionTimestamp`), which is sooner than slices tell.
+    pub is_leaving: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    pub zone: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -320,6 +333,7 @@ impl Object {
         Key {
             kind: match &self.spec {
                 Spec::Namespace => "Namespace",
+                Spec::Node(_) => "Node",
                 Spec::Service(_) => "Service",
                 Spec::Slice(_) => "EndpointSlice",
                 Spec::Pod(_) => "Pod",

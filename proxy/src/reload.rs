@@ -69,12 +69,19 @@ impl ConfigFile {
         Ok(self.loaded(snapshot, source))
     }
 
-    /// `source` with what a controller told beside it.
+    /// `source` with what a controller told beside it. The zone is the controller's to
+    /// tell only where `source` says none.
     pub fn merged(&self, source: &wire::Config, overlay: &wire::Config) -> Result<Loaded, Errors> {
         let mut config = source.clone();
         config.listeners.extend(overlay.listeners.iter().cloned());
         config.services.extend(overlay.services.iter().cloned());
         config.routes.extend(overlay.routes.iter().cloned());
+        if let Some(told) = overlay.settings.as_ref().filter(|of| !of.zone.is_empty()) {
+            let settings = config.settings.get_or_insert_default();
+            if settings.zone.is_empty() {
+                settings.zone.clone_from(&told.zone);
+            }
+        }
         let snapshot = compile::compile(&config)?;
         Ok(self.loaded(snapshot, source.clone()))
     }

@@ -47,6 +47,9 @@ pub fn direct_name(uid: &str, address: SocketAddr) -> String {
 /// An endpoint and the name of its pod, where it has one.
 type Candidates = BTreeMap<SocketAddr, (wire::Endpoint, Option<String>)>;
 
+/// An endpoint with the pod behind it.
+type Behind<'a> = (SocketAddr, wire::Endpoint, Option<(&'a Key, &'a Pod)>);
+
 impl Index {
     pub(super) fn compute_endpoints(&mut self, name: &Name) -> Vec<ObjectStatus> {
         let mut fresh = Found::default();
@@ -101,7 +104,10 @@ impl Index {
                 };
                 found.direct.insert((address, key.clone()), direct);
             }
-            let leaving = endpoint.terminating || self.leaving.contains(&wire.workload);
+            let leaving = endpoint.terminating
+                || pod.is_some_and(|(_, pod)| pod.is_leaving)
+                || self.leaving.contains(&wire.workload);
+            let pod = pod.map(|(of, _)| of.name.clone());
             if (endpoint.ready || service.publish_not_ready) && !leaving {
                 ready.insert(address, (wire, pod));
             } else if endpoint.serving || endpoint.ready || service.publish_not_ready {
@@ -113,12 +119,7 @@ impl Index {
     }
 
     /// `None`: it has no address, or its pod is not there any more.
-    fn endpoint(
-        &self,
-        slice: &Key,
-        endpoint: &SliceEndpoint,
-        port: u16,
-    ) -> Option<(SocketAddr, wire::Endpoint, Option<String>)> {
+    fn endpoint(&self, slice: &Key, endpoint: &SliceEndpoint, port: u16) -> Option<Behind<'_>> {
         let address = SocketAddr::from((*endpoint.addresses.first()?, port));
         let mut wire = wire::Endpoint {
             address: address.to_string(),
@@ -138,7 +139,7 @@ impl Index {
                 wire.mesh_address = SocketAddr::from((address.ip(), port)).to_string();
             }
         }
-        Some((address, wire, Some(of.name.clone())))
+        Some((address, wire, Some((of, pod))))
     }
 
     fn pod_of(

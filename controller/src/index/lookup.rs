@@ -10,6 +10,8 @@ use crate::api::{Key, Object, ParentRef, Pod, Service, Spec};
 pub enum Link {
     /// From a pod: its UID.
     PodOfUid(String),
+    /// From a pod: where it runs.
+    OnNode(String),
     /// From a slice.
     SliceOf(Name),
     /// From a slice: the pods of its endpoints, by UID or (where there is none) by name.
@@ -26,7 +28,11 @@ pub enum Link {
 pub fn links(key: &Key, object: &Object) -> Vec<Link> {
     let local = |name: &str| Name::new(&key.namespace, name);
     match &object.spec {
-        Spec::Pod(pod) => vec![Link::PodOfUid(pod.uid.clone())],
+        Spec::Pod(pod) => {
+            let node = (!pod.node.is_empty()).then(|| Link::OnNode(pod.node.clone()));
+            let uid = Link::PodOfUid(pod.uid.clone());
+            std::iter::once(uid).chain(node).collect()
+        }
         Spec::Slice(slice) => {
             let pods = slice.endpoints.iter().filter_map(|of| of.pod.as_ref());
             let pods = pods.map(|(name, uid)| match uid.as_str() {
@@ -52,9 +58,11 @@ pub fn links(key: &Key, object: &Object) -> Vec<Link> {
                 .map(|of| Link::Authorized(local(&of.name)))
                 .collect()
         }
-        Spec::Service(_) | Spec::Workload(_) | Spec::Namespace | Spec::ReferenceGrant(_) => {
-            Vec::new()
-        }
+        Spec::Service(_)
+        | Spec::Workload(_)
+        | Spec::Namespace
+        | Spec::Node(_)
+        | Spec::ReferenceGrant(_) => Vec::new(),
     }
 }
 
@@ -111,6 +119,19 @@ impl Index {
                 Spec::Pod(pod) if !uid.is_empty() => Some((key, pod)),
                 _ => None,
             })
+    }
+
+    /// Empty: not known.
+    pub(super) fn zone_of(&self, pod: &Pod) -> &str {
+        let key = Key {
+            kind: "Node",
+            namespace: String::new(),
+            name: pod.node.clone(),
+        };
+        match self.objects.get(&key).map(|object| &object.spec) {
+            Some(Spec::Node(node)) => &node.zone,
+            _ => "",
+        }
     }
 
     pub(super) fn pod_named(&self, name: &Name) -> Option<(&Key, &Pod)> {

@@ -158,6 +158,7 @@ impl Index {
             uid: pod.uid.clone(),
             namespace: key.namespace.clone(),
             service_account: pod.account.clone(),
+            zone: self.zone_of(pod).to_owned(),
             ports: ports.collect(),
             other_ports: Some(inbound(0, &[])),
             ..Default::default()
@@ -349,10 +350,20 @@ pub fn traffic<'a>(
 /// A service as the policy has it: its name and protocol stay.
 fn with_policy(service: &wire::Service, policy: &wire::Service) -> Result<wire::Service, String> {
     let outlier = policy.outlier_detection.clone();
+    let mut balancer = policy.balancer.clone().or_else(|| service.balancer.clone());
+    let zones = service
+        .balancer
+        .as_ref()
+        .and_then(|of| of.zone_healthy_percent);
+    if let Some(balancer) = &mut balancer {
+        // The Service has said whether zones matter, unless the policy does.
+        balancer.zone_healthy_percent = balancer.zone_healthy_percent.or(zones);
+    }
     let changed = wire::Service {
         name: service.name.clone(),
         protocol: service.protocol,
         outlier_detection: outlier.or_else(|| service.outlier_detection.clone()),
+        balancer,
         endpoints: Vec::new(),
         dns: None,
         tls: None,

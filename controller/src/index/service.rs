@@ -29,6 +29,8 @@ pub struct Claim {
     /// Which of the service's addresses.
     index: usize,
     protocol: String,
+    /// What is said of one that loses is of this generation.
+    generation: i64,
 }
 
 impl Index {
@@ -53,7 +55,7 @@ impl Index {
                     &format!("0.0.0.0:{}", port.port),
                     &port.protocol,
                 );
-                wires.insert(port.port, (wire_service(&key, port), by_name));
+                wires.insert(port.port, (wire_service(&key, service, port), by_name));
                 fresh.numbers.insert(port.port, port.unsupported());
                 for (index, address) in service.addresses.iter().enumerate() {
                     let claim = Claim {
@@ -61,6 +63,7 @@ impl Index {
                         port: key.clone(),
                         index,
                         protocol: port.protocol.clone(),
+                        generation: object.generation,
                     };
                     let address = SocketAddr::from((*address, port.port));
                     fresh.claims.insert((address, claim));
@@ -160,7 +163,12 @@ impl Index {
     }
 }
 
-fn wire_service(key: &PortKey, port: &ServicePort) -> wire::Service {
+fn wire_service(key: &PortKey, of: &Service, port: &ServicePort) -> wire::Service {
+    // Kubernetes spreads over all zones where a Service does not ask for the near one.
+    let everywhere = wire::Balancer {
+        zone_healthy_percent: Some(0),
+        ..Default::default()
+    };
     let protocol = match port.protocol.as_str() {
         "http2" => wire::service::Protocol::Http2,
         "tcp" | "tls" => wire::service::Protocol::Tcp,
@@ -171,6 +179,7 @@ fn wire_service(key: &PortKey, port: &ServicePort) -> wire::Service {
         protocol: protocol.into(),
         // A replica that dies must not be asked again and again.
         outlier_detection: Some(wire::OutlierDetection::default()),
+        balancer: (!of.prefers_zone).then_some(everywhere),
         ..Default::default()
     }
 }

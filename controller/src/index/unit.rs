@@ -85,6 +85,16 @@ impl Index {
                     .chain([Unit::Traffic(key.clone())])
                     .collect()
             }
+            Spec::Node(_) => {
+                let here = Link::OnNode(key.name.clone());
+                let uids = self
+                    .referring(&here)
+                    .filter_map(|(_, object)| match &object.spec {
+                        Spec::Pod(pod) => Some(pod.uid.clone()),
+                        _ => None,
+                    });
+                uids.map(Unit::Workload).collect()
+            }
             Spec::Namespace | Spec::ReferenceGrant(_) => Vec::new(),
         };
         self.dirty.extend(units);

@@ -13,7 +13,7 @@ use weft_config::status::SourceError;
 use weft_config::wire;
 
 use crate::api::{
-    Attachment, AuthorizationPolicy, Object, Pod, Route, Service, ServicePort, Slice,
+    Attachment, AuthorizationPolicy, Node, Object, Pod, Route, Service, ServicePort, Slice,
     SliceEndpoint, Spec, TrafficPolicy,
 };
 
@@ -136,8 +136,12 @@ fn object(value: Value) -> Result<Option<Object>, Fault> {
     let generation = generation.and_then(Value::as_i64).unwrap_or(0);
     let spec = match (group, text_of(&value, "/kind")) {
         ("v1", "Namespace") => Spec::Namespace,
+        ("v1", "Node") => Spec::Node(node(&value)),
         ("v1", "Service") => Spec::Service(service(typed(&value, "")?)?),
-        ("v1", "Pod") => Spec::Pod(pod(typed(&value, "")?)),
+        ("v1", "Pod") => match pod(typed(&value, "")?) {
+            Some(pod) => Spec::Pod(pod),
+            None => return Ok(None),
+        },
         ("discovery.k8s.io", "EndpointSlice") => Spec::Slice(slice(typed(&value, "")?)),
         (
             "gateway.networking.k8s.io",
@@ -207,7 +211,12 @@ fn service(service: core::Service) -> Result<Service, Fault> {
             all
         });
     let families = spec.ip_families.unwrap_or_default();
+    let annotations = service.metadata.annotations.unwrap_or_default();
+    let mode = annotations.get("service.kubernetes.io/topology-mode");
     Ok(Service {
+        // PreferClose, PreferSameZone and PreferSameNode: our nearest is the zone.
+        prefers_zone: spec.traffic_distribution.is_some()
+            || mode.is_some_and(|mode| mode.eq_ignore_ascii_case("auto")),
         headless: spec.cluster_ip.as_deref() == Some("None"),
         external: spec.type_.as_deref() == Some("ExternalName"),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
@@ -259,6 +268,14 @@ fn slice(slice: EndpointSlice) -> Slice {
         endpoints: endpoints
             .map(|endpoint| {
                 let conditions = endpoint.conditions.unwrap_or_default();
+                let own = endpoint.zone.unwrap_or_default();
+                let hints = endpoint.hints.unwrap_or_default().for_zones;
+                let hints = hints.unwrap_or_default();
+                let is_meant_for_own = hints.iter().any(|hint| hint.name == own);
+                let zone = match hints.into_iter().next() {
+                    Some(hint) if !is_meant_for_own => hint.name,
+                    _ => own,
+                };
                 let ready = conditions.ready.unwrap_or(true);
                 SliceEndpoint {
                     addresses: endpoint
@@ -269,7 +286,7 @@ fn slice(slice: EndpointSlice) -> Slice {
                     ready,
                     serving: conditions.serving.unwrap_or(ready),
                     terminating: conditions.terminating.unwrap_or(false),
-                    zone: endpoint.zone.unwrap_or_default(),
+                    zone,
                     pod: endpoint
                         .target_ref
                         .filter(|target| target.kind.as_deref() == Some("Pod"))
@@ -285,12 +302,19 @@ fn slice(slice: EndpointSlice) -> Slice {
     }
 }
 
-fn pod(pod: core::Pod) -> Pod {
+/// `None`: it has ended, and its address may be another's, though its status still has it.
+fn pod(pod: core::Pod) -> Option<Pod> {
     let spec = pod.spec.unwrap_or_default();
     let status = pod.status.unwrap_or_default();
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return None;
+    }
     let ips = status.pod_ips.unwrap_or_default();
     let annotations = pod.metadata.annotations.unwrap_or_default();
-    Pod {
+    let inbound = annotations.get("weft.dev/inbound").cloned();
+    // In the node's own network nothing is captured, whatever a template says.
+    let captures_nothing = spec.host_network == Some(true);
+    Some(Pod {
         uid: pod.metadata.uid.unwrap_or_default(),
         account: match spec.service_account_name.as_deref() {
             None | Some("") => "default".to_owned(),
@@ -303,7 +327,17 @@ fn pod(pod: core::Pod) -> Pod {
             .chain(&status.pod_ip)
             .filter_map(|ip| ip.parse().ok())
             .collect(),
-        inbound: annotations.get("weft.dev/inbound").cloned(),
+        inbound: inbound.filter(|at| at != "captured" || !captures_nothing),
+        node: spec.node_name.unwrap_or_default(),
+        is_leaving: pod.metadata.deletion_timestamp.is_some(),
+    })
+}
+
+fn node(value: &Value) -> Node {
+    let labels = value.pointer("/metadata/labels");
+    let zone = labels.and_then(|labels| labels.get("topology.kubernetes.io/zone"));
+    Node {
+        zone: zone.and_then(Value::as_str).unwrap_or("").to_owned(),
     }
 }
 

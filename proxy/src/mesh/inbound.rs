@@ -10,9 +10,15 @@ pub const EXTRA_PORTS_MAX: usize = 256;
 /// that closes.
 const IDLE_TIMEOUT: &str = "10m";
 
-/// Listeners and services of the workload's ports.
+/// Listeners and services of the workload's ports, and the zone that it runs in.
 pub fn overlay(workload: &wire::Workload, application: &str, extra: &[u16]) -> wire::Config {
     let mut config = wire::Config::default();
+    if !workload.zone.is_empty() {
+        config.settings = Some(wire::Settings {
+            zone: workload.zone.clone(),
+            ..Default::default()
+        });
+    }
     for port in &workload.ports {
         add(&mut config, application, port.clone());
     }

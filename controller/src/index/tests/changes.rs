@@ -10,8 +10,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use weft_config::compile::timestamp;
 
 use crate::api::{
-    AuthorizationPolicy, DefaultAction, Mtls, ParentRef, Pod, PortMtls, Route, Selector, Service,
-    ServicePort, Slice, SliceEndpoint, TargetRef, TrafficPolicy, WorkloadPolicy,
+    AuthorizationPolicy, DefaultAction, Mtls, Node, ParentRef, Pod, PortMtls, Route, Selector,
+    Service, ServicePort, Slice, SliceEndpoint, TargetRef, TrafficPolicy, WorkloadPolicy,
 };
 use crate::index::*;
 
@@ -98,6 +98,7 @@ impl World {
             external: self.one_in(6),
             publish_not_ready: self.one_in(4),
             prefers_ipv6: self.one_in(3),
+            prefers_zone: self.one_in(3),
             ports: ports[..count]
                 .iter()
                 .map(|(port, name)| ServicePort {
@@ -145,6 +146,8 @@ impl World {
                 1 => Some("captured".to_owned()),
                 _ => Some("14008".to_owned()),
             },
+            node: ["", "x", "y"][self.below(3)].to_owned(),
+            is_leaving: self.one_in(4),
         })
     }
 
@@ -202,7 +205,7 @@ impl World {
 
     fn spec(&mut self, namespace: &str, name: &str) -> Spec {
         use wire::route::Kind;
-        match self.below(12) {
+        match self.below(13) {
             0 | 1 => self.service(),
             2..=4 => self.slice(),
             5 | 6 => self.pod(),
@@ -231,6 +234,7 @@ impl World {
                     .collect(),
                 unknown_destination: None,
             }),
+            11 => Spec::Node(Node { zone: self.name() }),
             _ => Spec::Traffic(Box::new(TrafficPolicy {
                 targets: self.targets(),
                 service: wire::Service {
@@ -246,7 +250,10 @@ impl World {
         let spec = self.spec(&namespace, &name);
         let ages = ["", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"];
         let object = Object {
-            namespace,
+            namespace: match spec {
+                Spec::Node(_) => String::new(),
+                _ => namespace,
+            },
             name,
             created: timestamp::parse(ages[self.below(3)]),
             generation: self.below(3) as i64,
