@@ -30,10 +30,12 @@ const USER_PREFIX: &str = "system:serviceaccount:";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 /// What the API server's words mean to us. They are no API: what is not among them is
 /// "invalid", and refused all the same.
-const MEANINGS: [(&str, Refusal); 4] = [
+const MEANINGS: [(&str, Refusal); 5] = [
     ("token has expired", Refusal::Expired),
     ("invalid for the target audiences", Refusal::Audience),
     ("token has been invalidated", Refusal::Gone),
+    // Another pod, or service account, has its name now.
+    ("does not match", Refusal::Gone),
     ("cryptographic primitive", Refusal::Foreign),
 ];
 
@@ -147,7 +149,10 @@ impl Reviewer {
             ..TokenReview::default()
         };
         let answered = self.reviews.create(&PostParams::default(), &review).await;
-        let answered = answered.map_err(|error| unavailable(error.to_string()))?;
+        let answered = answered.map_err(|error| match error {
+            kube::Error::Api(status) => unavailable(format!("{}: {}", status.code, status.message)),
+            other => unavailable(other.to_string()),
+        })?;
         let status = answered.status;
         status.ok_or_else(|| unavailable("its answer has no status".to_owned()))
     }
