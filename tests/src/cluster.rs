@@ -59,6 +59,12 @@ impl Cluster {
         self.state.join("log")
     }
 
+    /// The key by which the cluster signs the tokens of its service accounts.
+    #[must_use]
+    pub fn token_key(&self) -> PathBuf {
+        self.state.join("pki/sa.key")
+    }
+
     /// Gateway API's definitions of one channel, `standard` or `experimental`.
     #[must_use]
     pub fn gateway_definitions(&self, channel: &str) -> PathBuf {
@@ -207,7 +213,7 @@ impl Cluster {
 /// Goes, with all that is in it, when it is dropped.
 #[derive(Debug)]
 pub struct Namespace {
-    cluster: Cluster,
+    pub cluster: Cluster,
     pub name: String,
 }
 
