@@ -26,7 +26,7 @@ pub mod error;
 pub mod explain;
 pub mod file;
 pub mod filter;
-mod nearest;
+pub mod nearest;
 pub mod select;
 pub mod snapshot;
 pub mod spiffe;

@@ -1,10 +1,7 @@
 //! The name that somebody who mistyped probably meant.
 
 /// The candidate closest to `name`, if it is close enough to be worth naming.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters wrong is still a typing error; more is another word.
     let distance_max = (name.chars().count() / 3).max(2);
     candidates
@@ -16,7 +13,7 @@ pub(crate) fn nearest<'a>(
 }
 
 /// `; did you mean "x"?`, or nothing.
-pub(crate) fn suggestion<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+pub fn suggestion<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(name, candidates).map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"))
 }
 

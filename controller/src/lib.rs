@@ -3,6 +3,7 @@
 //! `source` reads objects, `index` (pure) turns them into what each proxy needs,
 //! `discovery` sends it, `ca` signs identities, `metrics` counts, `app` wires them.
 
+pub mod admission;
 pub mod api;
 pub mod app;
 pub mod ca;

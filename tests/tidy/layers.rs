@@ -59,7 +59,12 @@ const CONTROLLER: Heights = &[
 const SHARED_HEIGHT: u8 = 2;
 
 /// Where decisions are pure: the clock, randomness and the world come in as arguments.
-const PURE: [&str; 3] = ["proxy/src/logic", "controller/src/index", "config/src"];
+const PURE: [&str; 4] = [
+    "proxy/src/logic",
+    "controller/src/index",
+    "controller/src/admission/inject",
+    "config/src",
+];
 const IMPURE: [&str; 13] = [
     "tokio",
     "socket2",

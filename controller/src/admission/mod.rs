@@ -1,0 +1,3 @@
+//! Injection: what the API server asks before it makes a pod.
+
+pub mod inject;
