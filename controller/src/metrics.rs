@@ -20,6 +20,22 @@ pub const BEHIND_SHOWN_MAX: usize = 20;
 /// Seconds that a change of the index takes.
 const BUILD_BUCKETS: [f64; 9] = [1e-5, 1e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0];
 
+/// Seconds that a pod waits for the webhook.
+const ADMISSION_BUCKETS: [f64; 8] = [5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.02, 0.1, 1.0];
+/// What becomes of what comes to the webhook's port.
+const ADMISSIONS: [&str; 10] = [
+    "injected",
+    "skipped",
+    "refused",
+    "malformed",
+    "too_large",
+    "timed_out",
+    "unknown",
+    "not_tls",
+    "handshake",
+    "connections_max",
+];
+
 type Label = [(&'static str, &'static str); 1];
 
 /// A counter for each of a closed set of values, all there from the start.
@@ -41,6 +57,13 @@ impl Counters {
     }
 }
 
+/// What the webhook counts.
+#[derive(Clone, Debug)]
+pub struct Admissions {
+    pub results: Counters,
+    pub seconds: Histogram,
+}
+
 /// All counters of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -54,6 +77,7 @@ pub struct Metrics {
     pub streams_refused: Counters,
     pub connections_refused: Counters,
     pub leaves: Counters,
+    pub admissions: Admissions,
 }
 
 /// The values of each label.
@@ -97,6 +121,12 @@ impl Metrics {
             "index_change_duration_seconds",
             "How long taking up a change took",
             index_seconds.clone(),
+        );
+        let admission_seconds = Histogram::new(ADMISSION_BUCKETS);
+        registry.register(
+            "admission_duration_seconds",
+            "How long the webhook took to answer",
+            admission_seconds.clone(),
         );
         let nacks = Counter::default();
         registry.register(
@@ -153,6 +183,15 @@ impl Metrics {
                 "result",
                 values.leaves,
             ),
+            admissions: Admissions {
+                results: counters(
+                    "admissions",
+                    "What came to the webhook, by what became of it",
+                    "result",
+                    &ADMISSIONS,
+                ),
+                seconds: admission_seconds,
+            },
             registry,
         }
     }

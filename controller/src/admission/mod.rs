@@ -1,3 +1,6 @@
-//! Injection: what the API server asks before it makes a pod.
+//! Injection: what the API server asks before it makes a pod. `inject` decides (pure),
+//! `review` speaks the API server's language (pure), `serve` is the port.
 
 pub mod inject;
+pub mod review;
+pub mod serve;
