@@ -8,6 +8,7 @@ mod demo;
 mod explain;
 mod exposition;
 mod guard;
+mod inject;
 mod offline;
 mod program;
 mod run;
@@ -53,6 +54,8 @@ enum Command {
     Check(check::Arguments),
     /// What would happen to a request, and why: of a live proxy, or of files
     Explain(explain::Arguments),
+    /// Manifests with sidecars, as injection would make them: of a file, offline
+    Inject(inject::Arguments),
     /// A join token, by which a sidecar gets its first certificate
     Token(token::Arguments),
     /// Ends the programs of a demo or a `weft run` that was killed before it could
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Top(arguments) => top::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Inject(arguments) => inject::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Guard(arguments) => guard::run(&arguments),
     };

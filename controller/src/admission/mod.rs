@@ -4,3 +4,10 @@
 pub mod inject;
 pub mod review;
 pub mod serve;
+
+use rand::RngExt as _;
+
+/// A path that nobody guesses.
+pub fn drain_token() -> inject::DrainToken {
+    inject::DrainToken(rand::rng().random())
+}

@@ -4,7 +4,6 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
-use serde_json::Value;
 
 use super::inject::{DrainToken, Injected, Outcome, Settings, Skip, inject};
 
@@ -124,7 +123,7 @@ fn patched(
 mod tests {
     use super::super::inject::Options;
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn settings() -> Settings {
         Settings {

@@ -16,14 +16,13 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rand::RngExt as _;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
 
-use super::inject::{DrainToken, Settings};
+use super::inject::Settings;
 use super::review::{self, Verdict};
 use crate::metrics::Admissions;
 use crate::tally::Tally;
@@ -193,7 +192,7 @@ impl Webhook {
                 return ("timed_out", text(StatusCode::REQUEST_TIMEOUT, problem));
             }
         };
-        let token = DrainToken(rand::rng().random());
+        let token = super::drain_token();
         let answer = match review::answer(&body, &self.settings.load(), token) {
             Ok(answer) => answer,
             Err(error) => {

@@ -22,6 +22,7 @@ mod refuse;
 mod sidecar;
 
 use std::fmt;
+use std::str::FromStr;
 
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use serde_json::{Map, Value, json};
@@ -67,6 +68,19 @@ pub struct DrainToken(pub [u8; 16]);
 impl fmt::Display for DrainToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for DrainToken {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let problem = || format!("\"{text}\" is none; allowed are 32 hexadecimal digits");
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u128::from_str_radix(text, 16).ok().filter(|_| is_hex);
+        number
+            .map(|number| Self(number.to_be_bytes()))
+            .ok_or_else(problem)
     }
 }
 

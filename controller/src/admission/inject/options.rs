@@ -98,6 +98,17 @@ impl Options {
         })
     }
 
+    /// Of a file with the same names, without the prefix.
+    pub fn of_yaml(text: &str) -> Result<Self, String> {
+        let none = |error: serde_saphyr::Error| error.without_snippet().to_string();
+        let value: Value = serde_saphyr::from_str(text).map_err(none)?;
+        match value {
+            Value::Null => Ok(Self::default()),
+            value => serde_path_to_error::deserialize(value)
+                .map_err(|error| format!("{}: {}", error.path(), error.inner())),
+        }
+    }
+
     /// What is not said here is as it is there.
     pub fn or(self, defaults: &Self) -> Self {
         let of = defaults.clone();
@@ -363,7 +374,7 @@ mod tests {
     #[test]
     fn defaults_are_the_same_set_in_yaml() {
         let text = "cpu-request: 20m\nworkers: 3\ncpu-limit: 1.5\nskip-inbound-ports: 22\n";
-        let defaults: Options = serde_saphyr::from_str(text).unwrap();
+        let defaults = Options::of_yaml(text).unwrap();
         assert_eq!(defaults.workers, Some(Workers(3)));
         assert_eq!(
             defaults.cpu_limit,
@@ -372,6 +383,15 @@ mod tests {
         let own = read("workers", "1").unwrap().or(&defaults);
         assert_eq!(own.workers, Some(Workers(1)));
         assert_eq!(own.skip_inbound_ports, Some(Ports(vec![22])));
-        assert!(serde_saphyr::from_str::<Options>("wrokers: 1\n").is_err());
+        assert_eq!(Options::of_yaml(""), Ok(Options::default()));
+        for (text, part) in [
+            ("wrokers: 1", "unknown field `wrokers`"),
+            ("workers: [1]", "workers: "),
+            ("drain-max: 0", "drain-max: \"0\" is no time"),
+            ("{", ""),
+        ] {
+            let refused = Options::of_yaml(text).unwrap_err();
+            assert!(refused.contains(part), "{refused}");
+        }
     }
 }

@@ -23,6 +23,8 @@ pub const VOLUMES: [&str; 2] = [TOKEN, STATE];
 const INBOUND_PORT: i32 = 14006;
 const TOKEN: &str = "weft-token";
 const STATE: &str = "weft-state";
+/// A certificate, its key and the roots, and room for the next ones.
+const STATE_SIZE_MAX: &str = "4Mi";
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/weft.dev";
 const STATE_DIRECTORY: &str = "/var/run/weft";
 /// Whom the token is for.
@@ -52,7 +54,7 @@ pub fn volumes() -> Vec<Value> {
     let token = json!({"path": "token", "audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS});
     vec![
         json!({"name": TOKEN, "projected": {"sources": [{"serviceAccountToken": token}]}}),
-        json!({"name": STATE, "emptyDir": {"medium": "Memory"}}),
+        json!({"name": STATE, "emptyDir": {"medium": "Memory", "sizeLimit": STATE_SIZE_MAX}}),
     ]
 }
 

@@ -631,6 +631,15 @@ fn what_is_younger_than_our_types_passes_unharmed() {
     );
 }
 
+#[test]
+fn drain_tokens_are_read_as_they_are_written() {
+    assert_eq!(TOKEN.to_string().parse::<DrainToken>().unwrap().0, TOKEN.0);
+    for text in ["", "ab", &"x".repeat(32), &"+".repeat(32), &"a".repeat(33)] {
+        let refused = text.parse::<DrainToken>().unwrap_err();
+        assert!(refused.contains("32 hexadecimal digits"), "{refused}");
+    }
+}
+
 /// Any node of a pod may be anything.
 #[test]
 fn no_pod_makes_it_panic() {
