@@ -4,69 +4,29 @@
 //! server takes port 53 on a loopback address that nobody else uses. Both take root; without it these
 //! tests step aside, aloud.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use weft_tests::config::front;
-use weft_tests::process::Program;
+use weft_tests::dns::Dns;
 use weft_tests::proxy::{self, Proxy, binary};
 use weft_tests::raw::Raw;
 use weft_tests::upstream::Upstream;
-use weft_tests::{eventually, port, script};
+use weft_tests::{eventually, port};
 
-struct Dns {
-    zone: PathBuf,
-    resolv: PathBuf,
-    _program: Program,
-    _folder: TempDir,
-}
-
-impl Dns {
-    /// `number` tells servers of tests that run at once apart.
-    fn start(number: u8, zone: &str) -> Self {
-        let folder = TempDir::new().expect("a folder can be made");
-        let path = folder.path().join("zone");
-        fs::write(&path, zone).expect("the zone can be written");
-        let address = format!("127.53.{}.{number}", std::process::id() % 250 + 1);
-        let resolv = folder.path().join("resolv.conf");
-        let lines = format!("nameserver {address}\noptions timeout:1 attempts:1\n");
-        fs::write(&resolv, lines).expect("it can be written");
-        let mut command = script("dns_server.py");
-        command.arg(&address).arg(&path);
-        let program = Program::start("dns", &mut command, folder.path());
-        eventually("the DNS server", || {
-            program.output().contains("serving").then_some(())
-        });
-        Self {
-            zone: path,
-            resolv,
-            _program: program,
-            _folder: folder,
-        }
-    }
-
-    fn set(&self, zone: &str) {
-        let new = self.zone.with_extension("new");
-        fs::write(&new, zone).expect("the zone can be written");
-        fs::rename(&new, &self.zone).expect("the zone can be replaced");
-    }
-
-    fn proxy(&self, config: Value) -> Proxy {
-        Proxy::start_as(config, |folder| {
-            let mut command = Command::new("unshare");
-            command
-                .args(["-m", "sh", "-c"])
-                .arg("mount --bind \"$0\" /etc/resolv.conf && exec \"$1\" --config \"$2\"")
-                .arg(&self.resolv)
-                .arg(binary())
-                .arg(folder.join("weft.yaml"));
-            command
-        })
-    }
+/// Runs with another /etc/resolv.conf than the machine's.
+fn proxy_of(dns: &Dns, config: Value) -> Proxy {
+    Proxy::start_as(config, |folder| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["-m", "sh", "-c"])
+            .arg("mount --bind \"$0\" /etc/resolv.conf && exec \"$1\" --config \"$2\"")
+            .arg(&dns.resolv)
+            .arg(binary())
+            .arg(folder.join("weft.yaml"));
+        command
+    })
 }
 
 /// True, with a line that says so, where a mount namespace cannot be had.
@@ -113,7 +73,7 @@ fn addresses_follow_their_name() {
     let mut config = front(web, &[]);
     config["services"] = json!([service("web.test", port)]);
     config["services"][0]["balancer"] = json!({"algorithm": "round_robin"});
-    let proxy = dns.proxy(config);
+    let proxy = proxy_of(&dns, config);
     let become_ = |names: &[&str]| {
         let what = format!("answers from {names:?}");
         eventually(&what, || (answering(web) == names).then_some(()));
@@ -158,7 +118,7 @@ fn srv_records_name_ports() {
     let mut config = front(web, &[]);
     config["services"] = json!([{"name": "up", "balancer": {"algorithm": "round_robin"},
         "dns": {"name": "_http._tcp.web.test", "record": "srv", "refreshMin": "100ms"}}]);
-    let _proxy = dns.proxy(config);
+    let _proxy = proxy_of(&dns, config);
     eventually("both answering", || {
         (answering(web) == ["one", "two"]).then_some(())
     });
@@ -184,7 +144,7 @@ fn the_time_to_live_is_obeyed() {
     let web = port::free_address();
     let mut config = front(web, &[]);
     config["services"] = json!([service("web.test", port)]);
-    let proxy = dns.proxy(config);
+    let proxy = proxy_of(&dns, config);
     eventually("the answer", || (answering(web) == ["2"]).then_some(()));
     let asked = || proxy.metrics().sum("weft_dns_resolutions_total", &[]);
     let before = asked();
@@ -207,7 +167,7 @@ fn an_unknown_name_is_said_and_asked_again() {
     let web = port::free_address();
     let mut config = front(web, &[]);
     config["services"] = json!([service("web.test", port)]);
-    let proxy = dns.proxy(config);
+    let proxy = proxy_of(&dns, config);
     let answer = Raw::connect(web).get("/");
     assert_eq!((answer.status, answer.reason()), (503, "no_endpoint"));
     eventually("the name in the log", || {

@@ -18,6 +18,7 @@ pub mod chaos;
 pub mod cluster;
 pub mod config;
 pub mod curl;
+pub mod dns;
 pub mod frames;
 pub mod h2load;
 pub mod http2;
