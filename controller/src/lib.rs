@@ -11,6 +11,7 @@ pub mod discovery;
 pub mod index;
 pub mod metrics;
 pub mod source;
+pub mod tally;
 
 /// The gRPC services that proxies call.
 #[allow(

@@ -19,13 +19,14 @@ use tokio::sync::Notify;
 use weft_config::status::{ProxyStatus, SourceError, WatchStatus};
 use weft_config::wire;
 
-use super::limits::{Admission, Held, Rates, Tally};
+use super::limits::{Admission, Rates};
 use super::sign::SignError;
 use super::{Caller, serve, stream};
 use crate::ca::proof::{ProofError, Prover};
 use crate::ca::{Ca, subject_and_end};
 use crate::index::{Change, Index, Touched, Type};
 use crate::metrics::{Metrics, Values};
+use crate::tally::{Held, Tally};
 
 /// Connected proxies.
 pub const PROXIES_MAX: usize = 20_000;

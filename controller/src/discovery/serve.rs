@@ -20,10 +20,10 @@ use webpki::EndEntityCert;
 use weft_config::spiffe::{self, SpiffeId};
 
 use super::hub::Hub;
-use super::limits::{Held, Tally};
 use super::{Caller, Service};
 use crate::services::workloads_server::WorkloadsServer;
 use crate::services::xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use crate::tally::{Held, Tally};
 
 /// Open connections; the next one waits to be accepted.
 const CONNECTIONS_MAX: usize = 20_000;
