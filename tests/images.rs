@@ -1,23 +1,20 @@
 //! The container images: built as `make images` builds them, looked into, and run with nothing
 //! around them but what Kubernetes gives a container.
-//!
-//! They are of the profile that is built fastest, which makes the largest programs.
 
 use std::fs::{self, create_dir_all};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_tests::config::front;
 use weft_tests::dns::Dns;
+use weft_tests::images::{NAMES, archive, build, built};
 use weft_tests::proxy::Proxy;
 use weft_tests::raw::Raw;
 use weft_tests::upstream::Upstream;
-use weft_tests::{eventually, port, root, stepping_aside};
+use weft_tests::{eventually, port};
 
-const NAMES: [&str; 2] = ["weft-proxy", "weft-controller"];
 /// What an image may hold.
 const SIZE_MAX: u64 = 20 * 1024 * 1024;
 const OWNER: &str = "1337:1337";
@@ -27,27 +24,6 @@ fn run(command: &mut Command) -> Output {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}\n{said}");
     output
-}
-
-fn build() {
-    run(Command::new(root().join("scripts/images"))
-        .current_dir(root())
-        .env("PROFILE", "quick")
-        .env("TAG", "test"));
-}
-
-fn archive(name: &str) -> PathBuf {
-    root().join(format!("target/images/{name}.tar"))
-}
-
-/// Builds them once for all tests here; false, with a line that says so, where nothing can.
-fn built() -> bool {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    if stepping_aside("buildah") {
-        return false;
-    }
-    BUILT.get_or_init(build);
-    true
 }
 
 /// An image: what it says of itself, and its files.

@@ -22,6 +22,8 @@ pub mod dns;
 pub mod frames;
 pub mod h2load;
 pub mod http2;
+pub mod images;
+pub mod install;
 pub mod load;
 pub mod mesh;
 pub mod metrics;

@@ -1,0 +1,114 @@
+//! Weft in the cluster: its chart with the images of this tree, as a user installs it.
+
+use std::sync::OnceLock;
+
+use crate::cluster::Cluster;
+use crate::images::{NAMES, PREFIX, TAG, archive, built};
+use crate::root;
+
+/// Where it is installed.
+pub const NAMESPACE: &str = "weft-system";
+const RELEASE: &str = "weft";
+
+/// Installs it with these further values (`key=value`), or upgrades it to them.
+#[track_caller]
+pub fn install(cluster: &Cluster, values: &[&str]) {
+    let chart = root().join("charts/weft");
+    let chart = chart.to_str().expect("a path of letters");
+    let image = [
+        format!("image.registry={PREFIX}"),
+        format!("image.tag={TAG}"),
+        "definitions.keep=false".to_owned(),
+        // There is one node, and what is measured there is the sidecars.
+        "controller.resources.requests.cpu=10m".to_owned(),
+    ];
+    let mut arguments = vec![
+        "upgrade",
+        "--install",
+        RELEASE,
+        chart,
+        "--namespace",
+        NAMESPACE,
+        "--create-namespace",
+        "--wait",
+        "--timeout",
+        "180s",
+    ];
+    for value in image
+        .iter()
+        .map(String::as_str)
+        .chain(values.iter().copied())
+    {
+        arguments.extend(["--set", value]);
+    }
+    let output = cluster.try_helm(&arguments);
+    assert!(
+        output.status.success(),
+        "helm {}: {}{}\n{}\n{}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+        cluster.describe(NAMESPACE),
+        logs(cluster)
+    );
+}
+
+/// Takes it away, if it is there.
+pub fn uninstall(cluster: &Cluster) {
+    if cluster
+        .try_helm(&["status", RELEASE, "-n", NAMESPACE])
+        .status
+        .success()
+    {
+        cluster.helm(&["uninstall", RELEASE, "-n", NAMESPACE, "--wait"]);
+    }
+    cluster.kubectl(&[
+        "delete",
+        "namespace",
+        NAMESPACE,
+        "--ignore-not-found",
+        "--timeout=120s",
+    ]);
+}
+
+/// What the controllers say.
+#[must_use]
+pub fn logs(cluster: &Cluster) -> String {
+    let selector = "app.kubernetes.io/component=controller";
+    let arguments = [
+        "-n",
+        NAMESPACE,
+        "logs",
+        "-l",
+        selector,
+        "--prefix",
+        "--tail=60",
+    ];
+    let output = cluster.try_kubectl(&arguments);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The cluster with Weft in it, installed once for all tests of a process; none where the tests
+/// are to do without.
+#[must_use]
+pub fn connect() -> Option<Cluster> {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    let cluster = Cluster::connect()?;
+    if !built() {
+        return None;
+    }
+    INSTALLED.get_or_init(|| {
+        load(&cluster);
+        uninstall(&cluster);
+        install(&cluster, &[]);
+    });
+    Some(cluster)
+}
+
+/// The images of this tree, and those of the tests' applications, are on the node.
+pub fn load(cluster: &Cluster) {
+    for name in NAMES {
+        cluster.load(&archive(name));
+    }
+    cluster.load(&cluster.image("store"));
+}
