@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Error, Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use weft_controller::admission::drain_token;
@@ -54,9 +54,9 @@ pub struct Arguments {
     /// When nodes pull it; default: Kubernetes'.
     #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     proxy_image_pull_policy: Option<String>,
-    /// Defaults of the annotations (YAML): `memory-limit: 64Mi`.
-    #[arg(long, value_name = "FILE")]
-    sidecar_defaults: Option<PathBuf>,
+    /// Defaults of the annotations, YAML or JSON: '{memory-limit: 64Mi, log-level: warn}'.
+    #[arg(long, value_name = "YAML", default_value = "{}", value_parser = Options::of_yaml)]
+    sidecar_defaults: Options,
     /// The secret part of the drain barrier's path, 32 hexadecimal digits, for output that is
     /// always the same; default: one of its own for each template.
     #[arg(long, value_name = "HEX")]
@@ -104,23 +104,13 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
     let bundle = &arguments.trust_bundle;
     let at = || format!("--trust-bundle {}", bundle.display());
     weft_controller::ca::fingerprints(bundle).with_context(at)?;
-    let defaults = match &arguments.sidecar_defaults {
-        None => Options::default(),
-        Some(path) => {
-            let at = || format!("--sidecar-defaults {}", path.display());
-            let text = std::fs::read_to_string(path).with_context(at)?;
-            Options::of_yaml(&text)
-                .map_err(Error::msg)
-                .with_context(at)?
-        }
-    };
     Ok(Settings {
         image: arguments.proxy_image.clone(),
         pull_policy: arguments.proxy_image_pull_policy.clone(),
         controllers: arguments.controllers.clone(),
         trust_bundle: std::fs::read_to_string(bundle).with_context(at)?,
         trust_domain: arguments.trust_domain.clone(),
-        defaults,
+        defaults: arguments.sidecar_defaults.clone(),
     })
 }
 

@@ -16,7 +16,9 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ServerConfig;
+use rcgen::KeyPair;
+use rustls::{ServerConfig, version};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -24,6 +26,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::inject::Settings;
 use super::review::{self, Verdict};
+use crate::ca::Ca;
 use crate::metrics::Admissions;
 use crate::tally::Tally;
 
@@ -48,6 +51,21 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// What is read of a request in plain text, so that the answer to it is not lost by a reset.
 const PLAIN_BYTES_MAX: usize = 16 * 1024;
 const PLAIN_ANSWER: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 23\r\n\r\nthis port speaks HTTPS\n";
+
+/// TLS with a fresh certificate of a Service's name, and of `localhost`, so that what is
+/// reached by `kubectl port-forward` can be verified.
+pub fn tls(ca: &Ca, name: &str) -> anyhow::Result<Arc<ServerConfig>> {
+    let key = KeyPair::generate()?;
+    let chain = ca.sign_server(&key, &[name, "localhost"])?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain.into_iter().map(CertificateDer::from).collect(), key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
 
 /// What the port works with.
 #[derive(Clone, Debug)]
@@ -74,7 +92,7 @@ impl Webhook {
     }
 
     /// Accepts for as long as the process lives.
-    pub async fn run(self, listener: TcpListener) {
+    pub async fn run(self, listener: &TcpListener) {
         let all = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let of_address = Tally::new(CONNECTIONS_OF_ADDRESS_MAX);
         loop {

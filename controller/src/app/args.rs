@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser};
 
+use crate::admission::inject::Options;
+
 const EXAMPLES: &str = "\
 Examples:
   weft-controller --manifests mesh/manifests --ca-dir mesh/ca
@@ -51,6 +53,36 @@ pub struct Args {
     pub ready_file: Option<PathBuf>,
     #[command(flatten)]
     pub cluster: Cluster,
+    #[command(flatten)]
+    pub injection: Injection,
+}
+
+/// What is injected into pods, and who is told.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Injection, with --kubernetes")]
+pub struct Injection {
+    /// The image of weft-proxy that pods get. Without it nothing is injected.
+    #[arg(long, value_name = "IMAGE", requires = "kubernetes")]
+    pub proxy_image: Option<String>,
+    /// When nodes pull it; default: Kubernetes'.
+    #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub proxy_image_pull_policy: Option<String>,
+    /// Defaults of the annotations, YAML or JSON: '{memory-limit: 64Mi, log-level: warn}'.
+    #[arg(long, value_name = "YAML", default_value = "{}", value_parser = Options::of_yaml)]
+    pub sidecar_defaults: Options,
+    /// Where the API server asks.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:14443")]
+    pub webhook: SocketAddr,
+    /// The Service by which it does so, in the controller's namespace.
+    #[arg(long, value_name = "NAME", default_value = "weft-webhook")]
+    pub webhook_service: String,
+    /// Where sidecars find the controllers; default
+    /// weft-controller.NAMESPACE.svc.CLUSTER-DOMAIN:14010, a headless Service.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub controller_address: Option<String>,
+    /// The DNS domain of the cluster.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub cluster_domain: String,
 }
 
 /// What only matters with `--kubernetes`.
@@ -85,6 +117,14 @@ impl Args {
             true => (Ipv6Addr::UNSPECIFIED, ADMIN_PORT).into(),
             false => (Ipv4Addr::LOCALHOST, ADMIN_PORT).into(),
         })
+    }
+}
+
+impl Injection {
+    pub fn controller_address(&self, namespace: &str) -> String {
+        let domain = &self.cluster_domain;
+        let usual = || format!("weft-controller.{namespace}.svc.{domain}:{DISCOVERY_PORT}");
+        self.controller_address.clone().unwrap_or_else(usual)
     }
 }
 
@@ -127,6 +167,20 @@ mod tests {
                 (parsed, _) => panic!("{line}: {parsed:?}"),
             }
         }
+    }
+
+    #[test]
+    fn sidecars_are_told_the_headless_service() {
+        let args = parse("--kubernetes --namespace mesh --cluster-domain c.example").unwrap();
+        let address = args.injection.controller_address(&args.cluster.namespace);
+        assert_eq!(address, "weft-controller.mesh.svc.c.example:14010");
+        let said = parse("--kubernetes --sidecar-defaults {memory-limit:1}").unwrap_err();
+        assert!(
+            said.contains("4Mi to 1Ti") || said.contains("unknown"),
+            "{said}"
+        );
+        let said = parse("--manifests m --ca-dir c --proxy-image i").unwrap_err();
+        assert!(said.contains("--kubernetes"), "{said}");
     }
 
     #[test]

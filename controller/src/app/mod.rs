@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod injection;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use crate::discovery::hub::Hub;
 use crate::discovery::serve;
 use crate::source::{Source, kubernetes};
 use admin::Pages;
+use injection::Injection;
 
 /// What the client of the API server says of each failed request we say once, in `source`.
 const LOGGED: &str = "info,kube_client=off,kube_runtime=off";
@@ -94,18 +96,28 @@ async fn live(args: &Args, pages: &Pages, admins: SocketAddr) -> anyhow::Result<
         .with_context(|| format!("--listen {}", args.listen()))?;
     let listens = listener.local_addr()?;
     let tls = Arc::new(ArcSwap::new(serve::tls(&hub)?));
+    let injection = Injection::open(args, &hub).await?;
     pages.ready();
     if let Some(path) = &args.ready_file {
-        let text = serde_json::json!({"listen": listens.to_string(), "admin": admins.to_string()});
+        let webhook = injection.as_ref().map(Injection::address).transpose()?;
+        let text = serde_json::json!({"listen": listens, "admin": admins, "webhook": webhook});
         crate::ca::write(path, text.to_string().as_bytes(), 0o644)?;
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listens, admin = %admins, "ready");
     tokio::select! {
         ended = serve::run(listener, Arc::clone(&hub), Arc::clone(&tls)) => ended?,
         () = follow(source, Arc::clone(&hub)) => {}
-        () = renew(Arc::clone(&hub), place, tls) => {}
+        () = renew(Arc::clone(&hub), place, tls, injection.as_ref()) => {}
+        () = inject(injection.as_ref()) => {}
     }
     Ok(())
+}
+
+async fn inject(injection: Option<&Injection>) {
+    match injection {
+        Some(injection) => injection.run().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The source and the authority.
@@ -139,7 +151,12 @@ async fn follow(mut source: Source, hub: Arc<Hub>) {
 }
 
 /// Takes up new files of the authority, and renews our own certificate.
-async fn renew(hub: Arc<Hub>, mut place: Place, tls: Arc<ArcSwap<rustls::ServerConfig>>) {
+async fn renew(
+    hub: Arc<Hub>,
+    mut place: Place,
+    tls: Arc<ArcSwap<rustls::ServerConfig>>,
+    injection: Option<&Injection>,
+) {
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let interval = serve::RENEW_INTERVAL.min(hub.ca.life / 3);
@@ -157,6 +174,9 @@ async fn renew(hub: Arc<Hub>, mut place: Place, tls: Arc<ArcSwap<rustls::ServerC
         match serve::tls(&hub) {
             Ok(config) => tls.store(config),
             Err(error) => tracing::error!(%error, "no new certificate of our own"),
+        }
+        if let Some(injection) = injection {
+            injection.renew(&hub.ca);
         }
         if changed {
             hub.trust_changed();

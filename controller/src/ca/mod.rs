@@ -199,16 +199,40 @@ impl Ca {
         identity: &SpiffeId,
         workload: &str,
     ) -> Result<Vec<Vec<u8>>, CaError> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
         let uri = identity.as_str().try_into().map_err(CaError::Sign)?;
         let name = workload_name(workload).try_into().map_err(CaError::Sign)?;
-        params.subject_alt_names = vec![SanType::URI(uri), SanType::DnsName(name)];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
+        let names = vec![SanType::URI(uri), SanType::DnsName(name)];
+        let usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        self.sign_names(key, names, usages)
+    }
+
+    /// Signs a public key of a server of ours that is no workload: it is known by these
+    /// DNS names, and has no identity.
+    pub fn sign_server(
+        &self,
+        key: &impl PublicKeyData,
+        names: &[&str],
+    ) -> Result<Vec<Vec<u8>>, CaError> {
+        let names = names.iter().map(|name| (*name).try_into());
+        let names: Result<Vec<_>, _> = names.map(|name| name.map(SanType::DnsName)).collect();
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign_names(key, names.map_err(CaError::Sign)?, usages)
+    }
+
+    fn sign_names(
+        &self,
+        key: &impl PublicKeyData,
+        names: Vec<SanType>,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+    ) -> Result<Vec<Vec<u8>>, CaError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names = names;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages;
         let serial: [u8; 16] = rand::rng().random();
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let now = SystemTime::now();
