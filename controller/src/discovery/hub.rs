@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use weft_config::status::{ProxyStatus, SourceError, WatchStatus};
 use weft_config::wire;
 
+use super::leave::Leaving;
 use super::limits::{Admission, Rates};
 use super::sign::SignError;
 use super::{Caller, serve, stream};
@@ -86,6 +87,8 @@ pub(super) struct State {
     /// Resources that were asked for, encoded once for all who want them; by the
     /// namespace that they are for, where it matters.
     encoded: HashMap<(Type, String), BTreeMap<String, Encoded>>,
+    /// Workloads that leave.
+    pub(super) leaving: BTreeMap<String, Leaving>,
 }
 
 impl State {
@@ -109,6 +112,7 @@ impl State {
     /// Tells who wants them that resources are not what they were.
     pub(super) fn publish(&mut self, touched: Touched) {
         self.revision += 1;
+        self.note_change(&touched);
         for name in touched {
             self.encoded.remove(&name);
             for id in self.subscribers.get(&name).into_iter().flatten() {
@@ -169,6 +173,7 @@ impl Hub {
             next: 0,
             subscribers: HashMap::new(),
             encoded: HashMap::new(),
+            leaving: BTreeMap::new(),
         };
         Self {
             ca,

@@ -8,7 +8,17 @@ use weft_config::wire::LeaveResponse;
 
 use super::Caller;
 use super::hub::{Hub, Proxy, State};
-use crate::index::Type;
+use crate::index::{Touched, Type};
+
+/// A workload that leaves, for as long as its pod is there.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    /// Names of the Endpoints that it is among still, since nobody else could take what it gets.
+    listing: BTreeSet<String>,
+    /// The revision at which that was last otherwise. A proxy that has come so far knows
+    /// all there is to know; later ones are about others.
+    since: u64,
+}
 
 /// A workload that leaves, and whom that concerns.
 #[derive(Debug)]
@@ -16,6 +26,8 @@ pub struct Farewell {
     uid: String,
     /// Names of the Endpoints that it was among.
     services: BTreeSet<String>,
+    /// Who has acknowledged this revision knows.
+    since: u64,
     /// Workloads whose proxies have been seen to use it. A proxy may come back under
     /// another number.
     users: BTreeSet<String>,
@@ -72,12 +84,14 @@ impl Hub {
         if !touched.is_empty() {
             state.publish(touched);
         }
+        let since = state.note_leaving(uid);
         for proxy in state.proxies.values_mut() {
             proxy.status.leaving |= proxy.status.workload == uid;
         }
         Ok(Farewell {
             uid: uid.to_owned(),
             services: state.index.services_of(uid),
+            since,
             users: BTreeSet::new(),
         })
     }
@@ -87,6 +101,9 @@ impl Hub {
     pub fn standing(&self, farewell: &mut Farewell) -> Standing {
         let state = self.state.lock();
         let needed = state.index.needs(&farewell.uid);
+        if let Some(leaving) = state.leaving.get(&farewell.uid) {
+            farewell.since = leaving.since;
+        }
         let (mut knowing, mut behind) = (BTreeSet::new(), BTreeSet::new());
         for proxy in state.users(farewell) {
             let workload = proxy.status.workload.clone();
@@ -107,6 +124,38 @@ impl Hub {
 }
 
 impl State {
+    /// The revision of which who knows a workload's leaving has to have heard. Who asks
+    /// again waits for no more than who asked first.
+    fn note_leaving(&mut self, uid: &str) -> u64 {
+        if let Some(leaving) = self.leaving.get(uid) {
+            return leaving.since;
+        }
+        if self.index.is_leaving(uid) {
+            let leaving = Leaving {
+                listing: self.index.listing(uid),
+                since: self.revision,
+            };
+            self.leaving.insert(uid.to_owned(), leaving);
+        }
+        self.revision
+    }
+
+    /// Notes whom a change that is about to be told takes out, or back.
+    pub(super) fn note_change(&mut self, touched: &Touched) {
+        let (index, revision) = (&self.index, self.revision);
+        self.leaving.retain(|uid, leaving| {
+            let services = index.services_of(uid);
+            let mut concerned = services.iter().chain(&leaving.listing);
+            if concerned.any(|name| touched.contains(&(Type::Endpoints, name.clone()))) {
+                let listing = index.listing(uid);
+                if listing != leaving.listing {
+                    (leaving.listing, leaving.since) = (listing, revision);
+                }
+            }
+            index.is_leaving(uid)
+        });
+    }
+
     /// The proxies that use a workload, but for its own.
     fn users<'a>(&'a self, farewell: &'a Farewell) -> impl Iterator<Item = &'a Proxy> {
         let names = farewell.services.iter();
@@ -126,7 +175,138 @@ impl State {
             let mut refused = proxy.status.refused.iter();
             refused.any(|refusal| refusal.resource == resource)
         };
-        // The present revision: meanwhile it may have been needed, and left, again.
-        self.acknowledged(proxy) >= self.revision && !farewell.services.iter().any(refuses)
+        self.acknowledged(proxy) >= farewell.since && !farewell.services.iter().any(refuses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use weft_config::spiffe::SpiffeId;
+    use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+
+    use super::*;
+    use crate::ca::{Ca, token};
+    use crate::discovery::stream::Session;
+    use crate::index::Change;
+    use crate::source::manifest;
+
+    fn caller(account: &str, workload: &str) -> Caller {
+        Caller {
+            identity: SpiffeId::new("td", "shop", account).unwrap(),
+            workload: workload.to_owned(),
+            expires: u64::MAX,
+            address: String::new(),
+            certificate: Vec::new().into(),
+        }
+    }
+
+    fn hub() -> Arc<Hub> {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Ca::open(folder.path(), "td", Duration::from_secs(60)).unwrap();
+        let tokens = token::Verifier::open(folder.path()).unwrap();
+        Arc::new(Hub::new(ca, tokens))
+    }
+
+    fn apply(hub: &Hub, yaml: &str) {
+        let parsed = manifest::parse("x.yaml", yaml);
+        assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+        let changes = parsed.objects.into_iter().map(|object| Change {
+            key: object.key(),
+            object: Some(Arc::new(object)),
+        });
+        hub.update(changes.collect(), Vec::new());
+    }
+
+    /// A service of these pods; `port` makes one of them differ from the next.
+    fn service(name: &str, port: u16, pods: &[&str]) -> String {
+        let mut yaml = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+             addressType: IPv4\nports: [{{name: http, port: {port}}}]\nendpoints:\n"
+        );
+        let address = |pod: &str| pod.bytes().map(u32::from).sum::<u32>() % 256;
+        for pod in pods {
+            let number = address(pod);
+            yaml += &format!(
+                "- {{addresses: [10.0.0.{number}], targetRef: {{kind: Pod, name: {pod}, uid: {pod}}}}}\n"
+            );
+        }
+        for pod in pods {
+            let number = address(pod);
+            yaml += &format!(
+                "---\napiVersion: v1\nkind: Pod\n\
+                 metadata: {{name: {pod}, namespace: shop, uid: {pod}, annotations: {{weft.dev/inbound: '14008'}}}}\n\
+                 spec: {{serviceAccountName: web, containers: []}}\nstatus: {{podIP: 10.0.0.{number}}}\n"
+            );
+        }
+        yaml
+    }
+
+    fn acknowledge(session: &mut Session, responses: Vec<DeltaDiscoveryResponse>) {
+        for response in responses {
+            let request = DeltaDiscoveryRequest {
+                type_url: response.type_url,
+                response_nonce: response.nonce,
+                ..Default::default()
+            };
+            session.receive(request).map_err(|(why, _)| why).unwrap();
+        }
+    }
+
+    fn turn(session: &mut Session) -> Vec<DeltaDiscoveryResponse> {
+        let sent = session.turn().map_err(|(why, _)| why).unwrap();
+        session.tell();
+        sent
+    }
+
+    #[test]
+    fn who_leaves_waits_for_its_own_news_and_not_for_those_of_others() {
+        let hub = hub();
+        apply(&hub, &service("web", 8080, &["web-1", "web-2"]));
+        apply(&hub, &service("other", 8080, &["other-1"]));
+        let (mut session, _) = Session::open(Arc::clone(&hub), caller("client", "c")).unwrap();
+        let subscribe = DeltaDiscoveryRequest {
+            type_url: Type::Endpoints.url(),
+            resource_names_subscribe: vec!["shop/web:80".to_owned(), "shop/other:80".to_owned()],
+            ..Default::default()
+        };
+        session.receive(subscribe).map_err(|(why, _)| why).unwrap();
+        let mut sent = turn(&mut session);
+        acknowledge(&mut session, sent);
+        sent = turn(&mut session);
+        assert!(sent.is_empty());
+        let mut farewell = hub.begin_leave(&caller("web", "web-1")).unwrap();
+        let standing = hub.standing(&mut farewell);
+        assert_eq!(standing.behind, 1, "{farewell:?}");
+        // The other service never rests: each answer finds the next change waiting.
+        sent = turn(&mut session);
+        for port in 1..10 {
+            apply(&hub, &service("other", port, &["other-1"]));
+            acknowledge(&mut session, sent);
+            sent = turn(&mut session);
+            let standing = hub.standing(&mut farewell);
+            assert_eq!((standing.behind, standing.acknowledged), (0, 1), "{port}");
+        }
+        // Needed again, and left again: what was acknowledged before is not enough.
+        acknowledge(&mut session, sent);
+        apply(&hub, &service("web", 8080, &["web-1"]));
+        assert_eq!(hub.standing(&mut farewell).behind, 1, "it is needed");
+        let sent = turn(&mut session);
+        acknowledge(&mut session, sent);
+        let sent = turn(&mut session);
+        acknowledge(&mut session, sent);
+        apply(&hub, &service("web", 8080, &["web-1", "web-3"]));
+        assert_eq!(
+            hub.standing(&mut farewell).behind,
+            1,
+            "it has yet to hear of web-3"
+        );
+        let sent = turn(&mut session);
+        acknowledge(&mut session, sent);
+        session.tell();
+        assert_eq!(hub.standing(&mut farewell).behind, 0);
     }
 }

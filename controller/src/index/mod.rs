@@ -278,6 +278,21 @@ impl Index {
             .collect()
     }
 
+    /// Those of them that it is among as it stands.
+    pub fn listing(&self, uid: &str) -> BTreeSet<String> {
+        let mut names = self.services_of(uid);
+        names.retain(|name| {
+            let endpoints = self.endpoints(name).into_iter();
+            let mut all = endpoints.flat_map(|of| &of.endpoints);
+            all.any(|endpoint| endpoint.workload == uid)
+        });
+        names
+    }
+
+    pub fn is_leaving(&self, uid: &str) -> bool {
+        self.leaving.contains(uid)
+    }
+
     /// The namespace that `destination` differs for, or empty: it is everybody's.
     pub fn audience<'a>(&self, namespace: &'a str, name: &str) -> &'a str {
         let groups = self
