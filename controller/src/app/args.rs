@@ -32,7 +32,8 @@ pub struct Args {
     /// Watch the API server: the cluster's that this runs in, else $KUBECONFIG's or ~/.kube/config's.
     #[arg(long)]
     pub kubernetes: bool,
-    /// The certificate authority's directory.
+    /// The certificate authority's directory, with the key of join tokens; with --kubernetes
+    /// they are in the Secret --ca-secret and tokens are those of service accounts.
     #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
     pub ca_dir: Option<PathBuf>,
     /// The trust domain of all identities.
@@ -89,7 +90,7 @@ pub struct Injection {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "With --kubernetes")]
 pub struct Cluster {
-    /// The controller's own namespace: where its Lease is.
+    /// The controller's own namespace: where its Lease and its certificate authority are.
     #[arg(
         long,
         value_name = "NAME",
@@ -97,6 +98,14 @@ pub struct Cluster {
         default_value = "weft-system"
     )]
     pub namespace: String,
+    /// The Secret of the certificate authority, in that namespace; made if there is none.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "weft-ca",
+        conflicts_with = "ca_dir"
+    )]
+    pub ca_secret: String,
     /// Its own name among its replicas; default: the host's.
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     pub identity: Option<String>,

@@ -18,6 +18,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 pub use args::Args;
 
 use crate::ca::place::Place;
+use crate::ca::proof::Prover;
+use crate::ca::review::Reviewer;
 use crate::ca::token;
 use crate::discovery::hub::Hub;
 use crate::discovery::serve;
@@ -122,16 +124,31 @@ async fn inject(injection: Option<&Injection>) {
 
 /// The source and the authority.
 async fn begin(args: &Args) -> anyhow::Result<(Source, Arc<Hub>, Place)> {
-    let life = Duration::from_secs(args.certificate_ttl.max(2));
-    let Some(ca_dir) = &args.ca_dir else {
-        bail!("--ca-dir is missing: where the certificate authority is kept");
+    let (domain, life) = (
+        args.trust_domain.as_str(),
+        Duration::from_secs(args.certificate_ttl.max(2)),
+    );
+    let client = match args.kubernetes {
+        true => Some(kubernetes::client().await?),
+        false => None,
     };
-    let (ca, place) = Place::directory(ca_dir, &args.trust_domain, life)?;
-    let tokens = token::Verifier::open(ca_dir)?;
-    let hub = Arc::new(Hub::new(ca, tokens));
-    let source = match &args.manifests {
-        Some(path) => Source::directory(path),
-        None => Source::kubernetes(&kubernetes::client().await?),
+    let (ca, place, prover) = match (&args.ca_dir, &client) {
+        (Some(directory), _) => {
+            let (ca, place) = Place::directory(directory, domain, life)?;
+            (ca, place, Prover::from(token::Verifier::open(directory)?))
+        }
+        (None, Some(client)) => {
+            let secret = (&*args.cluster.namespace, &*args.cluster.ca_secret);
+            let (ca, place) = Place::secret(client.clone(), secret, domain, life).await?;
+            (ca, place, Prover::from(Reviewer::new(client.clone())))
+        }
+        (None, None) => bail!("--ca-dir is missing: where the certificate authority is kept"),
+    };
+    let hub = Arc::new(Hub::new(ca, prover));
+    let source = match (&args.manifests, &client) {
+        (Some(path), _) => Source::directory(path),
+        (None, Some(client)) => Source::kubernetes(client),
+        (None, None) => bail!("--manifests is missing: where the objects are"),
     };
     Ok((source, hub, place))
 }
