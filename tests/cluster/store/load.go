@@ -79,6 +79,7 @@ func load(arguments []string) error {
 	chat := flags.String("chat", "", "URL of a WebSocket that is held open from start to end")
 	rate := flags.Int("rate", 100, "requests a second of each lane")
 	seconds := flags.Int("seconds", 0, "how long; 0: until SIGTERM")
+	strict := flags.Bool("strict", false, "a loss is a failure: exit 1")
 	names := flags.String("lanes", "h1-post,h1-get,h2-post", "h1-post, h1-get, h2-post, grpc, chat")
 	if err := flags.Parse(arguments); err != nil {
 		return err
@@ -119,11 +120,16 @@ func load(arguments []string) error {
 	fmt.Fprintln(os.Stderr, "store: sending")
 	go report(ctx, lanes)
 	running.Wait()
+	lost := 0
 	for _, of := range lanes {
 		of.sum()
 		of.took = nil
+		lost += of.Lost
 	}
-	return json.NewEncoder(os.Stdout).Encode(lanes)
+	if err := json.NewEncoder(os.Stdout).Encode(lanes); err != nil || lost == 0 || !*strict {
+		return err
+	}
+	return fmt.Errorf("%d lost", lost)
 }
 
 // Says how it stands, every second.
