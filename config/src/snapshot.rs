@@ -16,7 +16,7 @@ mod mesh;
 mod upstream;
 
 use crate::select::index::RouteIndex;
-pub use mesh::{Destination, Inbound, ListenerRole, Mesh, Mtls, Peer};
+pub use mesh::{Destination, Inbound, ListenerRole, Mesh, Mtls, Peer, TrustBundle};
 pub use upstream::{
     Algorithm, Balancer, HashSource, HealthCheck, HealthCheckKind, Limits, OutlierDetection,
     RetryBudget,
@@ -58,6 +58,10 @@ pub struct Settings {
     pub access_log: AccessLog,
     pub drain_timeout: Duration,
     pub drain_quiet: Duration,
+    /// The longest that a sidecar's drain barrier takes.
+    pub drain_barrier: Duration,
+    /// Where anybody may ask the admin server for a drain.
+    pub drain_path: Option<Arc<str>>,
     pub zone: Arc<str>,
     /// 0: what the file-descriptor limit carries.
     pub connections_max: usize,

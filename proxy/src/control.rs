@@ -2,7 +2,6 @@
 //! it. The app answers; see `app`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -44,7 +43,8 @@ pub struct Left {
 #[derive(Debug)]
 pub struct Applied {
     pub source: Arc<wire::Config>,
-    pub path: PathBuf,
+    /// The file, or what else the configuration is from.
+    pub from: String,
     pub since: SystemTime,
     /// When a newer one was refused, and why.
     pub refused: Option<(SystemTime, String)>,

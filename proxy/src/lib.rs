@@ -17,6 +17,7 @@ pub mod net;
 pub mod outbound;
 pub mod reload;
 pub mod resolve;
+pub mod sidecar;
 pub mod sockets;
 pub mod state;
 pub mod sweep;

@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use weft_proxy::app;
-use weft_proxy::args::CommandLine;
+use weft_proxy::{app, args};
 
 /// Small resident memory that is given back after a burst, and cheap across threads.
 #[global_allocator]
@@ -22,5 +20,5 @@ pub static ALLOCATOR_OPTIONS: &[u8; 60] =
     b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
-    app::run(&CommandLine::parse())
+    app::run(&args::parse())
 }

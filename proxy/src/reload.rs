@@ -1,4 +1,4 @@
-//! The configuration file: reading it, and knowing when it changed.
+//! Where the configuration comes from: a file that is read and watched, or flags.
 //!
 //! Polling, not inotify: a ConfigMap is swapped by renaming a symlink two
 //! levels up, an editor writes a new file, a bind mount tells nothing at all;
@@ -31,41 +31,77 @@ pub struct Loaded {
     pub source: wire::Config,
 }
 
-/// The file and when it was last read.
+/// What the configuration is read from.
 #[derive(Debug)]
-pub struct ConfigFile {
-    path: PathBuf,
+pub struct ConfigSource {
+    origin: Origin,
     overrides: Overrides,
-    stamp: Stamp,
 }
 
-impl ConfigFile {
-    pub fn new(path: &Path, overrides: Overrides) -> Self {
-        Self {
+#[derive(Debug)]
+enum Origin {
+    /// A file, as it was when it was last read.
+    File { path: PathBuf, stamp: Stamp },
+    /// The command line, which says the same as long as the process lives.
+    Flags(Box<wire::Config>),
+}
+
+impl ConfigSource {
+    pub fn file(path: &Path, overrides: Overrides) -> Self {
+        let origin = Origin::File {
             path: path.to_owned(),
-            overrides,
             stamp: Stamp::of(path),
+        };
+        Self { origin, overrides }
+    }
+
+    pub fn flags(config: wire::Config) -> Self {
+        Self {
+            origin: Origin::Flags(Box::new(config)),
+            overrides: Overrides::default(),
         }
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// What errors call it.
+    pub fn name(&self) -> String {
+        match &self.origin {
+            Origin::File { path, .. } => path.display().to_string(),
+            Origin::Flags(_) => "weft-proxy sidecar".to_owned(),
+        }
+    }
+
+    /// Whether reading it again may give anything new.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self.origin, Origin::Flags(_))
     }
 
     /// Whether the file is not the one that was last read.
     pub fn has_changed(&self) -> bool {
-        Stamp::of(&self.path) != self.stamp
+        match &self.origin {
+            Origin::File { path, stamp } => Stamp::of(path) != *stamp,
+            Origin::Flags(_) => false,
+        }
     }
 
     /// Reads and compiles it.
     pub fn load(&mut self) -> Result<Loaded, Errors> {
-        // Before reading: a write that races with us is seen at the next look.
-        self.stamp = Stamp::of(&self.path);
-        let name = self.path.display().to_string();
-        let text = std::fs::read_to_string(&self.path)
-            .map_err(|error| Errors::one("", advice(&error)).named(&name))?;
-        let snapshot = file::load(&name, &text)?;
-        let source = file::parse(&text).map_err(|errors| errors.named(&name))?;
+        let name = self.name();
+        let (snapshot, source) = match &mut self.origin {
+            Origin::File { path, stamp } => {
+                // Before reading: a write that races with us is seen at the next look.
+                *stamp = Stamp::of(path);
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| Errors::one("", advice(&error)).named(&name))?;
+                let snapshot = file::load(&name, &text)?;
+                let source = file::parse(&text).map_err(|errors| errors.named(&name))?;
+                (snapshot, source)
+            }
+            Origin::Flags(config) => {
+                let compiled = compile::compile(config);
+                let snapshot = compiled.map_err(|errors| errors.named(&name))?;
+                (snapshot, config.as_ref().clone())
+            }
+        };
         Ok(self.loaded(snapshot, source))
     }
 
@@ -152,7 +188,7 @@ mod tests {
             admin: Some(admin),
             workers: Some(3),
         };
-        let mut file = ConfigFile::new(&path, overrides);
+        let mut file = ConfigSource::file(&path, overrides);
         let loaded = file.load().unwrap();
         assert_eq!(loaded.snapshot.settings.admin, admin);
         assert_eq!(loaded.snapshot.settings.workers, 3);

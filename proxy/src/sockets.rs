@@ -55,6 +55,11 @@ impl SocketError {
     }
 }
 
+/// Whether this kernel knows IPv6 (`ipv6.disable=1` takes it away).
+pub fn has_ipv6() -> bool {
+    Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).is_ok()
+}
+
 /// What tells the sockets of one listener from another's. With port 0 every
 /// listener has a port of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

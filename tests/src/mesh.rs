@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +17,7 @@ use weft_controller::ca::token;
 use crate::eventually;
 use crate::port;
 use crate::process::Program;
-use crate::proxy::{Proxy, built};
+use crate::proxy::{Proxy, binary, built};
 use crate::raw::Raw;
 
 /// Where sidecars take mTLS.
@@ -79,8 +79,14 @@ pub fn own_address() -> IpAddr {
     ))
 }
 
+/// What a workload of these tests is called.
+#[must_use]
+pub fn uid(address: IpAddr, account: &str) -> String {
+    format!("{account}-{}", address.to_string().replace('.', "-"))
+}
+
 fn start_controller(folder: &Path, listen: SocketAddr, admin: SocketAddr) -> Program {
-    static BUILT: OnceLock<std::path::PathBuf> = OnceLock::new();
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let binary = BUILT.get_or_init(|| built("weft-controller", "weft-controller"));
     let mut command = Command::new(binary);
     command
@@ -164,6 +170,12 @@ impl Mesh {
     }
 
     fn service_with(&self, name: &str, spec: &str, sidecars: &[&Sidecar]) {
+        let workloads = sidecars.iter().map(|of| (of.address, of.uid.clone()));
+        self.service_of(name, spec, &workloads.collect::<Vec<_>>());
+    }
+
+    /// The same of any workloads: their addresses and UIDs.
+    pub fn service_of(&self, name: &str, spec: &str, workloads: &[(IpAddr, String)]) {
         let mut yaml = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
              spec: {{{spec}ports: [{{name: auto, port: 80}}]}}\n---\n\
@@ -171,8 +183,7 @@ impl Mesh {
              metadata: {{name: {name}-1, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
              addressType: IPv4\nports: [{{name: auto, port: {APPLICATION_PORT}}}]\nendpoints:\n"
         );
-        for sidecar in sidecars {
-            let (address, uid) = (sidecar.address, &sidecar.uid);
+        for (address, uid) in workloads {
             yaml.push_str(&format!(
                 "- {{addresses: ['{address}'], targetRef: {{kind: Pod, name: {uid}, uid: {uid}}}}}\n"
             ));
@@ -224,9 +235,41 @@ impl Mesh {
         self.sidecar_at(address, (account, &uid), listeners)
     }
 
+    /// `weft-proxy sidecar` with the variables that injection gives a pod's. `inbound`: the port of
+    /// its mTLS, or `captured`.
+    #[must_use]
+    pub fn pod_command(&self, address: IpAddr, account: &str, inbound: &str) -> Command {
+        let uid = self.pod(address, account, inbound);
+        let ca = self.folder.path().join("ca");
+        let roots = fs::read_to_string(ca.join("trust.pem")).expect("the controller made it");
+        let state = self.folder.path().join(format!("{uid}.state"));
+        let mut command = Command::new(binary());
+        command
+            .arg("sidecar")
+            .env("WEFT_CONTROLLERS", self.listen.to_string())
+            .env("WEFT_TRUST_BUNDLE", roots)
+            .env("WEFT_TOKEN", self.token(account, &uid))
+            .env("WEFT_STATE", state)
+            .env("WEFT_NAMESPACE", "shop")
+            .env("WEFT_SERVICE_ACCOUNT", account)
+            .env("WEFT_WORKLOAD", uid)
+            .env("WEFT_ADDRESSES", address.to_string());
+        command
+    }
+
+    /// A fresh token, in a file.
+    fn token(&self, account: &str, uid: &str) -> PathBuf {
+        let ca = self.folder.path().join("ca");
+        let token = token::mint(&ca, ("shop", account, uid), Duration::from_secs(60), 1)
+            .expect("a token can be made");
+        let file = self.folder.path().join(format!("{uid}.token"));
+        fs::write(&file, token).expect("it can be written");
+        file
+    }
+
     /// Writes a pod's manifest; its UID.
     fn pod(&self, address: IpAddr, account: &str, inbound: &str) -> String {
-        let uid = format!("{account}-{}", address.to_string().replace('.', "-"));
+        let uid = uid(address, account);
         self.apply(
             &uid,
             &format!(
@@ -245,10 +288,7 @@ impl Mesh {
         listeners: Vec<Value>,
     ) -> Sidecar {
         let ca = self.folder.path().join("ca");
-        let token = token::mint(&ca, ("shop", account, uid), Duration::from_secs(60), 1)
-            .expect("a token can be made");
-        let file = self.folder.path().join(format!("{uid}.token"));
-        fs::write(&file, token).expect("it can be written");
+        let file = self.token(account, uid);
         let config = json!({
             "settings": {"mesh": {
                 "controllers": [self.listen.to_string()],

@@ -37,6 +37,7 @@ const PROXY: Heights = &[
     ("net", SHARED_HEIGHT),
     ("reload", SHARED_HEIGHT),
     ("resolve", SHARED_HEIGHT),
+    ("sidecar", SHARED_HEIGHT),
     ("sockets", SHARED_HEIGHT),
     ("state", SHARED_HEIGHT),
     ("sweep", SHARED_HEIGHT),

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::at::{At, each, known};
 use super::authorization;
-use crate::snapshot::{Destination, Inbound, ListenerRole, Mesh, Mtls, Peer};
+use crate::snapshot::{Destination, Inbound, ListenerRole, Mesh, Mtls, Peer, TrustBundle};
 use crate::spiffe::{SpiffeId, is_workload_uid};
 use crate::wire;
 
 const TRUST_DOMAIN: &str = "cluster.local";
 const SERVICE_ACCOUNT: &str = "default";
+/// What no file is called.
+const PEM: &str = "-----BEGIN ";
 
 pub(super) fn settings(at: &At<'_>, mesh: &wire::Mesh) -> Option<Mesh> {
     let controllers_at = at.field("controllers");
@@ -70,7 +72,10 @@ pub(super) fn settings(at: &At<'_>, mesh: &wire::Mesh) -> Option<Mesh> {
     let trust_bundle = at
         .field("trustBundle")
         .required(&mesh.trust_bundle)
-        .map(Into::into);
+        .map(|text| match text.trim_start().starts_with(PEM) {
+            true => TrustBundle::Text(text.into()),
+            false => TrustBundle::File(text.into()),
+        });
     let token = at.field("token").required(&mesh.token).map(Into::into);
     Some(Mesh {
         controllers,
@@ -81,6 +86,7 @@ pub(super) fn settings(at: &At<'_>, mesh: &wire::Mesh) -> Option<Mesh> {
         addresses,
         application: application?,
         state: (!mesh.state.is_empty()).then(|| mesh.state.clone().into()),
+        await_controller: mesh.await_controller,
     })
 }
 

@@ -40,6 +40,8 @@ fn defaults_of_the_process() {
             },
             drain_timeout: seconds(30),
             drain_quiet: seconds(1),
+            drain_barrier: seconds(15),
+            drain_path: None,
             zone: "".into(),
             connections_max: 0,
             metric_label_values_max: 1000,

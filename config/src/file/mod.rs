@@ -84,6 +84,11 @@ pub fn parse(text: &str) -> Result<wire::Config, Errors> {
     }
 }
 
+/// The text of a configuration, as YAML.
+pub fn print(config: &wire::Config) -> Result<String, serde_saphyr::ser::Error> {
+    serde_saphyr::to_string(config)
+}
+
 /// Whether an error at `path` follows from the field at `taken` having been taken
 /// out: the same field, one within it, or (for references) a whole list gone.
 fn concerns(taken: &str, path: &str) -> bool {

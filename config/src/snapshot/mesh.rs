@@ -13,8 +13,8 @@ use crate::spiffe::SpiffeId;
 pub struct Mesh {
     /// `host:port` of each controller.
     pub controllers: Vec<Arc<str>>,
-    /// PEM file of the roots by which a controller is verified.
-    pub trust_bundle: PathBuf,
+    /// The roots by which a controller is verified.
+    pub trust_bundle: TrustBundle,
     /// File with the proof of identity.
     pub token: PathBuf,
     /// What the workload is to prove to be.
@@ -27,6 +27,17 @@ pub struct Mesh {
     pub application: IpAddr,
     /// Keeps the certificate over a restart.
     pub state: Option<PathBuf>,
+    /// Not ready before a controller was heard.
+    pub await_controller: bool,
+}
+
+/// Where the first roots come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrustBundle {
+    /// A PEM file.
+    File(PathBuf),
+    /// PEM text.
+    Text(Arc<str>),
 }
 
 /// What a listener is to the mesh.

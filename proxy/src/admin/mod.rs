@@ -15,9 +15,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::Body;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use subtle::ConstantTimeEq as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 
@@ -27,7 +28,8 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// A request, its work included; a reload of a huge file is the longest.
+/// A request, its work included; a reload of a huge file is the longest, but for a drain
+/// barrier, which gets this beyond its own bound.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection, however busy.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
@@ -86,6 +88,10 @@ const PAGES: [(&str, &str, bool, &str); 13] = [
     ("GET", "/", true, "this list"),
 ];
 
+/// What whoever asks from elsewhere is told.
+const FAR: &str = "only /metrics, /ready and /live are there beyond loopback; ask from the same \
+                   host or network namespace (kubectl port-forward, docker exec)\n";
+
 type Answer = Response<Full<Bytes>>;
 
 /// Serves until `stop` is told (then what is under way is finished) or it is
@@ -127,7 +133,15 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, control: Arc<Control>) {
     let service = service_fn(move |request| {
         let control = Arc::clone(&control);
         async move {
-            let answer = tokio::time::timeout(REQUEST_TIMEOUT, answer(&control, peer, request));
+            let barrier = control
+                .shared
+                .runtime
+                .load()
+                .snapshot
+                .settings
+                .drain_barrier;
+            let limit = REQUEST_TIMEOUT + barrier;
+            let answer = tokio::time::timeout(limit, answer(&control, peer, request));
             Ok::<_, Infallible>(
                 answer
                     .await
@@ -146,8 +160,18 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, control: Arc<Control>) {
     }
 }
 
-async fn answer(control: &Control, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+async fn answer<B>(control: &Control, peer: SocketAddr, request: Request<B>) -> Answer
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let path = request.uri().path().to_owned();
+    if is_drain_path(control, &path) {
+        return match *request.method() {
+            Method::GET | Method::HEAD | Method::POST => drain(control).await,
+            _ => takes(&path, "GET, POST"),
+        };
+    }
     let known = |method: &Method| {
         PAGES
             .iter()
@@ -159,7 +183,7 @@ async fn answer(control: &Control, peer: SocketAddr, request: Request<Incoming>)
         ref method => method.clone(),
     };
     let Some((.., private, _)) = known(&method) else {
-        return unknown(&path);
+        return unknown(peer, &path);
     };
     if *private && let Some(refusal) = refuse(peer, &request) {
         return refusal;
@@ -177,21 +201,31 @@ async fn answer(control: &Control, peer: SocketAddr, request: Request<Incoming>)
         ("GET", "/log-level") => text(StatusCode::OK, format!("{}\n", control.log.level())),
         ("PUT", "/log-level") => set_log_level(control, request).await,
         (_, "/reload") => pages::reload(control).await,
-        (_, "/drain") if control.shared.mesh.is_some() => pages::leave(control).await,
-        (_, "/drain") => pages::drain(control),
+        (_, "/drain") => drain(control).await,
         _ => text(StatusCode::OK, index()),
+    }
+}
+
+/// Whether it is the path of the configuration at which anybody may ask for a drain.
+/// In constant time: the path is the caller's only proof.
+fn is_drain_path(control: &Control, path: &str) -> bool {
+    let runtime = control.shared.runtime.load();
+    let secret = runtime.snapshot.settings.drain_path.as_deref();
+    secret.is_some_and(|secret| secret.as_bytes().ct_eq(path.as_bytes()).into())
+}
+
+async fn drain(control: &Control) -> Answer {
+    match control.shared.mesh {
+        Some(_) => pages::leave(control).await,
+        None => pages::drain(control),
     }
 }
 
 /// Private pages are for loopback, and not for a browser that a foreign page
 /// sent there.
-fn refuse(peer: SocketAddr, request: &Request<Incoming>) -> Option<Answer> {
+fn refuse<B>(peer: SocketAddr, request: &Request<B>) -> Option<Answer> {
     if !is_loopback(peer.ip()) {
-        return Some(text(
-            StatusCode::FORBIDDEN,
-            "only /metrics, /ready and /live answer beyond loopback; ask from the same host or \
-             network namespace (kubectl exec, docker exec)\n",
-        ));
+        return Some(text(StatusCode::NOT_FOUND, FAR));
     }
     request.headers().contains_key(header::ORIGIN).then(|| {
         text(
@@ -205,22 +239,31 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-fn unknown(path: &str) -> Answer {
+fn unknown(peer: SocketAddr, path: &str) -> Answer {
+    let near = is_loopback(peer.ip());
     let allowed: Vec<&str> = PAGES
         .iter()
-        .filter(|(_, page, ..)| *page == path)
+        .filter(|(_, page, private, _)| *page == path && (near || !private))
         .map(|(method, ..)| *method)
         .collect();
     if allowed.is_empty() {
-        let text_of = format!("no such page; there are:\n{}", index());
-        return text(StatusCode::NOT_FOUND, text_of);
+        return match near {
+            true => text(
+                StatusCode::NOT_FOUND,
+                format!("no such page; there are:\n{}", index()),
+            ),
+            false => text(StatusCode::NOT_FOUND, FAR),
+        };
     }
-    let methods = allowed.join(", ");
+    takes(path, &allowed.join(", "))
+}
+
+fn takes(path: &str, methods: &str) -> Answer {
     let mut answer = text(
         StatusCode::METHOD_NOT_ALLOWED,
         format!("{path} takes {methods}\n"),
     );
-    if let Ok(value) = HeaderValue::from_str(&methods) {
+    if let Ok(value) = HeaderValue::from_str(methods) {
         answer.headers_mut().insert(header::ALLOW, value);
     }
     answer
@@ -236,7 +279,11 @@ fn index() -> String {
         .collect()
 }
 
-async fn set_log_level(control: &Control, request: Request<Incoming>) -> Answer {
+async fn set_log_level<B>(control: &Control, request: Request<B>) -> Answer
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX);
     let Ok(body) = body.collect().await else {
         return text(StatusCode::BAD_REQUEST, "the body is too long or broken\n");

@@ -12,6 +12,7 @@ use weft_config::snapshot::{Destination, ListenerRole};
 use super::{Answer, json as json_answer, text};
 use crate::control::{Control, Request};
 use crate::drain::Phase;
+use crate::state::mesh::MeshState;
 use crate::state::{ServiceState, Shared};
 use crate::telemetry::timestamp::rfc3339;
 
@@ -26,14 +27,27 @@ pub fn ready(control: &Control) -> Answer {
         Phase::Closing => Some("closing"),
         Phase::Running if !shared.ready.load(Ordering::Relaxed) => Some("starting"),
         Phase::Running if shared.runtime.load().listeners.is_empty() => Some("no listener"),
-        Phase::Running => None,
+        Phase::Running => shared.mesh.as_deref().and_then(awaited),
     };
-    match reason {
-        None => text(StatusCode::OK, "ready\n"),
-        Some(reason) => text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready: {reason}\n"),
-        ),
+    let Some(reason) = reason else {
+        return text(StatusCode::OK, "ready\n");
+    };
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("not ready: {reason}\n"),
+    )
+}
+
+/// What a sidecar waits for that is not to be ready without a controller.
+fn awaited(mesh: &MeshState) -> Option<&'static str> {
+    if !mesh.config.await_controller {
+        None
+    } else if mesh.tls.load().is_none() {
+        Some("no certificate yet (/mesh says why)")
+    } else if !mesh.synced.load(Ordering::Relaxed) {
+        Some("no controller has told yet what the workload needs (/mesh says why)")
+    } else {
+        None
     }
 }
 
@@ -50,7 +64,7 @@ pub fn config(control: &Control) -> Answer {
     let page = json!({
         "revision": runtime.snapshot.revision,
         "generation": runtime.generation,
-        "from": applied.path.display().to_string(),
+        "from": applied.from,
         "since": rfc3339(applied.since),
         "lastReloadRefused": refused,
         "config": source,

@@ -16,15 +16,19 @@ services: [{name: a, endpoints: [{address: '10.0.0.1:80', zone: z}]}]
 ";
 
 fn control() -> (Arc<Control>, mpsc::Receiver<Asked>) {
+    control_of(YAML)
+}
+
+fn control_of(yaml: &str) -> (Arc<Control>, mpsc::Receiver<Asked>) {
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-    let source = weft_config::file::parse(YAML).unwrap();
+    let source = weft_config::file::parse(yaml).unwrap();
     let control = Control {
-        shared: shared(YAML),
+        shared: shared(yaml),
         log: LogControl::detached("info"),
         requests,
         applied: Mutex::new(Applied {
             source: Arc::new(source),
-            path: "weft.yaml".into(),
+            from: "weft.yaml".to_owned(),
             since: std::time::SystemTime::UNIX_EPOCH,
             refused: Some((std::time::SystemTime::UNIX_EPOCH, "a\nb".to_owned())),
             bound: Vec::new(),
@@ -139,6 +143,59 @@ async fn what_changes_something_needs_its_method() {
     assert_eq!(ask(&control, &put("debug")).await.0, 200);
     assert_eq!(get(&control, "/log-level").await.1, "debug\n");
     assert_eq!(ask(&control, &put("a=b=c")).await.0, 400);
+}
+
+/// As whoever connects from another host.
+async fn ask_from_afar(control: &Arc<Control>, method: &str, path: &str) -> StatusCode {
+    let request = Request::builder().method(method).uri(path);
+    let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+    let peer = "10.0.0.9:1000".parse().unwrap();
+    answer(control, peer, request).await.status()
+}
+
+#[tokio::test]
+async fn others_see_metrics_and_probes_alone() {
+    let (control, _receiver) = control();
+    for (method, path, want) in [
+        ("GET", "/metrics", 200),
+        ("GET", "/ready", 503),
+        ("GET", "/live", 200),
+        ("GET", "/", 404),
+        ("GET", "/config", 404),
+        ("GET", "/endpoints", 404),
+        ("GET", "/log-level", 404),
+        ("PUT", "/log-level", 404),
+        ("POST", "/reload", 404),
+        ("POST", "/drain", 404),
+        ("GET", "/drain", 404),
+        ("GET", "/nothing", 404),
+        ("POST", "/metrics", 405),
+    ] {
+        let status = ask_from_afar(&control, method, path).await;
+        assert_eq!(status, want, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn who_knows_the_path_may_have_it_drain() {
+    let path = "/drain/0123456789abcdef0123456789abcdef";
+    let (control, mut receiver) =
+        control_of(&format!("settings: {{drain: {{path: {path}}}}}{YAML}"));
+    for wrong in [
+        &path[..path.len() - 1],
+        "/drain/0123456789abcdef0123456789abcdee",
+        "/drain/0123456789abcdef0123456789abcdef0",
+        "/drain/",
+        "/drain",
+    ] {
+        assert_eq!(ask_from_afar(&control, "POST", wrong).await, 404, "{wrong}");
+    }
+    assert_eq!(ask_from_afar(&control, "PUT", path).await, 405);
+    assert!(receiver.try_recv().is_err());
+    for method in ["GET", "POST"] {
+        assert_eq!(ask_from_afar(&control, method, path).await, 202);
+        assert!(matches!(receiver.recv().await, Some(Asked::Drain)));
+    }
 }
 
 #[test]

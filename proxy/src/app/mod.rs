@@ -23,15 +23,17 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use weft_config::explain::{ExplainRequest, explain};
+use weft_config::file;
 
-use crate::args::{Args, Command, CommandLine, Output};
+use crate::args::{Args, Command, CommandLine, Output, ProcessArgs};
 use crate::capture;
 use crate::control::{Applied, Control, REQUESTS_MAX};
 use crate::handover::{self, Taken};
 use crate::health::with_sources;
 use crate::mesh;
-use crate::reload::{ConfigFile, Loaded, Overrides};
-use crate::sockets::{Sockets, open_admin};
+use crate::reload::{ConfigSource, Loaded, Overrides};
+use crate::sidecar::Sidecar;
+use crate::sockets::{self, Sockets, open_admin};
 use crate::state::mesh::MeshState;
 use crate::state::{Clock, Runtime, Shared};
 use crate::telemetry::log::{self, LogControl};
@@ -60,7 +62,8 @@ pub fn run(line: &CommandLine) -> ExitCode {
         (Some(Command::Capture(asked)), _) => capture::run(asked)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|error| Fatal::new("capture", &error)),
-        (None, Some(args)) => run_with(args),
+        (Some(Command::Sidecar(asked)), _) => start_sidecar(asked),
+        (None, Some(args)) => run_with(args, &line.process),
         (None, None) => Err(Fatal("--config FILE is missing; see --help".to_owned())),
     };
     done.unwrap_or_else(|Fatal(errors)| {
@@ -69,38 +72,50 @@ pub fn run(line: &CommandLine) -> ExitCode {
     })
 }
 
-fn run_with(args: &Args) -> Result<ExitCode, Fatal> {
+fn run_with(args: &Args, process: &ProcessArgs) -> Result<ExitCode, Fatal> {
     if args.check {
         check(args)
     } else if let Some(request) = &args.explain {
         explain_request(args, request)
     } else {
-        start(args)
+        start(config_source(args), process)
     }
 }
 
-fn config_file(args: &Args) -> ConfigFile {
+fn start_sidecar(asked: &Sidecar) -> Result<ExitCode, Fatal> {
+    let config = asked
+        .config(cpus(), sockets::has_ipv6())
+        .map_err(|errors| Fatal(errors.to_string()))?;
+    if asked.print {
+        let text = file::print(&config).map_err(|error| Fatal::new("--print", &error))?;
+        print!("{text}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    start(ConfigSource::flags(config), &asked.process)
+}
+
+fn config_source(args: &Args) -> ConfigSource {
     let overrides = Overrides {
         admin: args.admin,
         workers: args.workers,
     };
-    ConfigFile::new(&args.config, overrides)
+    ConfigSource::file(&args.config, overrides)
 }
 
-fn load(file: &mut ConfigFile) -> Result<Loaded, Fatal> {
-    file.load().map_err(|errors| Fatal(errors.to_string()))
+fn load(source: &mut ConfigSource) -> Result<Loaded, Fatal> {
+    source.load().map_err(|errors| Fatal(errors.to_string()))
 }
 
-fn build(file: &ConfigFile, loaded: &Loaded, clock: Clock) -> Result<Runtime, Fatal> {
-    let name = file.path().display().to_string();
+fn build(source: &ConfigSource, loaded: &Loaded, clock: Clock) -> Result<Runtime, Fatal> {
+    let name = source.name();
     Runtime::build(Arc::clone(&loaded.snapshot), None, clock.now())
         .map_err(|errors| Fatal(errors.named(&name).to_string()))
 }
 
 fn check(args: &Args) -> Result<ExitCode, Fatal> {
-    let mut file = config_file(args);
-    let loaded = load(&mut file)?;
-    let runtime = build(&file, &loaded, Clock::start())?;
+    let mut source = config_source(args);
+    let loaded = load(&mut source)?;
+    let runtime = build(&source, &loaded, Clock::start())?;
     println!(
         "{}: good: revision {}, {} listeners, {} services",
         args.config.display(),
@@ -112,7 +127,7 @@ fn check(args: &Args) -> Result<ExitCode, Fatal> {
 }
 
 fn explain_request(args: &Args, request: &str) -> Result<ExitCode, Fatal> {
-    let loaded = load(&mut config_file(args))?;
+    let loaded = load(&mut config_source(args))?;
     let headers = args.headers.iter().map(String::as_str);
     let request =
         ExplainRequest::parse(request, headers).map_err(|error| Fatal::new("--explain", &error))?;
@@ -139,17 +154,16 @@ fn program() -> PathBuf {
 }
 
 /// Everything before the first connection; then the control thread's loop.
-fn start(args: &Args) -> Result<ExitCode, Fatal> {
-    let log = log::start(&args.log_level, args.log_format)
+fn start(mut source: ConfigSource, asked: &ProcessArgs) -> Result<ExitCode, Fatal> {
+    let log = log::start(&asked.log_level, asked.log_format)
         .map_err(|error| Fatal::new("--log-level", &error))?;
     raise_descriptor_limit();
-    let mut file = config_file(args);
-    let loaded = load(&mut file)?;
+    let loaded = load(&mut source)?;
     let clock = Clock::start();
-    let runtime = build(&file, &loaded, clock)?;
-    let mut taken = take_over(args)?;
+    let runtime = build(&source, &loaded, clock)?;
+    let mut taken = take_over(asked)?;
     let worker_count = worker_count(&loaded);
-    let sockets = open_sockets(&file, &loaded, worker_count, taken.as_mut())?;
+    let sockets = open_sockets(&source, &loaded, worker_count, taken.as_mut())?;
     let admin = match taken.as_mut().and_then(|taken| taken.admin.take()) {
         Some(admin) if admin.local_addr().ok() == Some(loaded.snapshot.settings.admin) => admin,
         _ => open_admin(loaded.snapshot.settings.admin)
@@ -173,7 +187,7 @@ fn start(args: &Args) -> Result<ExitCode, Fatal> {
         pinned,
         admin: admin.local_addr().unwrap_or(loaded.snapshot.settings.admin),
     });
-    let control = control(&file, loaded, (&shared, log), requests, worker_count);
+    let control = control(&source, loaded, (&shared, log), requests, worker_count);
     let workers = (0..worker_count)
         .map(|index| worker::spawn(index, Arc::clone(&shared)))
         .collect::<io::Result<Vec<_>>>()
@@ -181,15 +195,16 @@ fn start(args: &Args) -> Result<ExitCode, Fatal> {
     let process = Process {
         shared,
         control,
-        file,
+        source,
         overlay: Default::default(),
         mesh: None,
+        leaving: None,
         sockets,
         workers,
         upkeep: Upkeep::default(),
         admin,
         admin_stop: Arc::default(),
-        upgrade_socket: args.upgrade_socket.clone(),
+        upgrade_socket: asked.upgrade_socket.clone(),
         program: program(),
         successor: None,
     };
@@ -204,7 +219,7 @@ fn start(args: &Args) -> Result<ExitCode, Fatal> {
 }
 
 fn control(
-    file: &ConfigFile,
+    source: &ConfigSource,
     loaded: Loaded,
     (shared, log): (&Arc<Shared>, LogControl),
     requests: mpsc::Sender<crate::control::Request>,
@@ -216,7 +231,7 @@ fn control(
         requests,
         applied: Mutex::new(Applied {
             source: Arc::new(loaded.source),
-            path: file.path().to_owned(),
+            from: source.name(),
             since: SystemTime::now(),
             refused: None,
             bound: Vec::new(),
@@ -228,12 +243,16 @@ fn control(
 /// The CPU quota (cgroups and affinity) unless the configuration says more.
 fn worker_count(loaded: &Loaded) -> usize {
     match loaded.snapshot.settings.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => cpus(),
         count => count,
     }
 }
 
-fn take_over(args: &Args) -> Result<Option<Taken>, Fatal> {
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn take_over(asked: &ProcessArgs) -> Result<Option<Taken>, Fatal> {
     let from_parent =
         std::env::var_os(HANDOVER_VARIABLE).is_some_and(|from| from == HANDOVER_STDIN);
     let taken = if from_parent {
@@ -241,7 +260,7 @@ fn take_over(args: &Args) -> Result<Option<Taken>, Fatal> {
         let stdin = stdin.map_err(|error| Fatal::new("cannot take over", &error))?;
         handover::take(UnixStream::from(stdin)).map(Some)
     } else {
-        match &args.upgrade_socket {
+        match &asked.upgrade_socket {
             Some(path) => handover::take_from(path),
             None => Ok(None),
         }
@@ -250,7 +269,7 @@ fn take_over(args: &Args) -> Result<Option<Taken>, Fatal> {
 }
 
 fn open_sockets(
-    file: &ConfigFile,
+    source: &ConfigSource,
     loaded: &Loaded,
     worker_count: usize,
     taken: Option<&mut Taken>,
@@ -264,7 +283,7 @@ fn open_sockets(
             Ok(sockets)
         }
         Err(errors) => {
-            let name = file.path().display();
+            let name = source.name();
             let lines = process::socket_errors(&errors);
             let lines: Vec<String> = lines.iter().map(|line| format!("{name}: {line}")).collect();
             Err(Fatal(lines.join("\n")))

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use weft_config::wire;
@@ -19,11 +19,11 @@ use super::footprint::Footprint;
 use super::upgrades::{Upgrades, next};
 use super::{certificates, leave, notify};
 use crate::admin;
-use crate::control::{Control, Request};
+use crate::control::{Control, Left, Request};
 use crate::handover::{HandoverError, Taken};
 use crate::health::with_sources;
 use crate::mesh::{self, MeshClient};
-use crate::reload::{self, ConfigFile};
+use crate::reload::{self, ConfigSource};
 use crate::sockets::{Key, SocketError, Sockets};
 use crate::state::{Runtime, Shared};
 use crate::telemetry::access_log::AccessLog;
@@ -39,6 +39,8 @@ const FIRST_ANSWERS_STEP: Duration = Duration::from_millis(5);
 /// How long workers may take to act on a command before we go on without.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const SETTLE_STEP: Duration = Duration::from_millis(1);
+/// What a reload of a configuration without a file is told.
+const FIXED: &str = "nothing to read again: the configuration is the command line's, and what a controller tells is in force at once";
 /// A worker thread died: not something to go on with (sysexits' EX_SOFTWARE).
 const EXIT_WORKER_DIED: u8 = 70;
 
@@ -48,11 +50,13 @@ pub type GiveTask = JoinHandle<Result<(), HandoverError>>;
 pub struct Process {
     pub shared: Arc<Shared>,
     pub control: Arc<Control>,
-    pub file: ConfigFile,
+    pub source: ConfigSource,
     /// What a controller told.
     pub overlay: wire::Config,
     /// Of a sidecar.
     pub mesh: Option<MeshClient>,
+    /// How the drain barrier was passed, once it is; `None`: nobody has asked for it.
+    pub leaving: Option<watch::Receiver<Option<Left>>>,
     pub sockets: Sockets,
     pub workers: Vec<WorkerHandle>,
     pub upkeep: Upkeep,
@@ -140,6 +144,11 @@ impl Process {
     ) -> Result<(), HandoverError> {
         let runtime = self.shared.runtime.load_full();
         self.upkeep.apply(&self.shared);
+        let mut admin = Some(admin);
+        if taken.is_none() {
+            // Whoever waits for us can be told what for.
+            self.serve_admin(admin.take());
+        }
         first_answers(&runtime).await;
         let certified = self.first_contact(requests).await;
         if taken.is_some() && !certified {
@@ -150,9 +159,8 @@ impl Process {
         self.listen(&runtime, &HashSet::new()).await;
         settle(&self.workers).await;
         self.shared.ready.store(true, Ordering::Relaxed);
-        // Not earlier: the old one's probes may reach us.
-        let stop = Arc::clone(&self.admin_stop);
-        tokio::spawn(admin::serve(admin, Arc::clone(&self.control), stop));
+        // After a handover not earlier: the old one's probes may reach us.
+        self.serve_admin(admin.take());
         self.note_bound(&runtime);
         certificates::warn_of_expiry(&runtime);
         let takes_over = taken.is_some();
@@ -173,6 +181,13 @@ impl Process {
             "ready"
         );
         Ok(())
+    }
+
+    fn serve_admin(&self, listener: Option<tokio::net::TcpListener>) {
+        if let Some(listener) = listener {
+            let (control, stop) = (Arc::clone(&self.control), Arc::clone(&self.admin_stop));
+            tokio::spawn(admin::serve(listener, control, stop));
+        }
     }
 
     async fn work(mut self, mut requests: mpsc::Receiver<Request>, ground: Ground) -> ExitCode {
@@ -227,7 +242,7 @@ impl Process {
                     }
                 },
                 _ = poll.tick() => {
-                    if self.file.has_changed() {
+                    if self.source.has_changed() {
                         footprint.disturb();
                         let _ = self.reload().await;
                     }
@@ -246,6 +261,10 @@ impl Process {
 
     /// Reads the configuration again: all of it in force, or none.
     async fn reload(&mut self) -> Result<String, String> {
+        if self.source.is_fixed() {
+            tracing::info!("{FIXED}");
+            return Err(FIXED.to_owned());
+        }
         let result = self.try_reload().await;
         self.shared.metrics.reloaded(result.is_ok());
         let mut applied = self.control.applied.lock();
@@ -265,10 +284,10 @@ impl Process {
     }
 
     async fn try_reload(&mut self) -> Result<String, String> {
-        let name = self.file.path().display().to_string();
-        let mut loaded = self.file.load().map_err(|errors| errors.to_string())?;
+        let name = self.source.name();
+        let mut loaded = self.source.load().map_err(|errors| errors.to_string())?;
         if self.mesh.is_some() {
-            let merged = self.file.merged(&loaded.source, &self.overlay);
+            let merged = self.source.merged(&loaded.source, &self.overlay);
             loaded = merged.map_err(|errors| errors.named(&name).to_string())?;
         }
         let old = self.shared.runtime.load_full();

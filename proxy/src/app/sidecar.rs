@@ -5,12 +5,15 @@
 //! acknowledged that, and nothing is in flight; then nothing more reaches the
 //! application, and it may end at once. Bounded, for the worst day. When it ends,
 //! and that it stays shut, is `logic::barrier`'s.
+//!
+//! **Invariant:** there is one barrier, whoever asks for it and however often, and
+//! it goes on when who asked is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use weft_config::snapshot::{ListenerRole, Snapshot};
 use weft_config::{snapshot::Destination, wire};
@@ -18,13 +21,14 @@ use weft_config::{snapshot::Destination, wire};
 use super::process::Process;
 use crate::control::{Left, Request};
 use crate::drain::Phase;
-use crate::logic::barrier::{ACKNOWLEDGED_MAX, Barrier};
+use crate::logic::barrier::{Barrier, acknowledged_max};
 use crate::logic::time::Nanos;
 use crate::state::mesh::MeshState;
 use crate::state::{Runtime, Shared};
 
 const STEP: Duration = Duration::from_millis(5);
-/// How long a start waits for what the workload needs first.
+/// How long a start waits for what the workload needs first; then it serves with
+/// what it knows, since the application may be running already.
 const SYNCED_MAX: Duration = Duration::from_secs(10);
 
 /// Destinations of explicit listeners.
@@ -58,7 +62,7 @@ impl Process {
                 }
                 came = &mut awaited => {
                     if came.is_none() {
-                        tracing::warn!(waited = ?SYNCED_MAX, "ready without having heard all from a controller");
+                        tracing::warn!(waited = ?SYNCED_MAX, "serving without having heard all from a controller");
                     }
                     return mesh.tls.load().is_some();
                 }
@@ -69,7 +73,7 @@ impl Process {
     /// Publishes the file's configuration with this beside it.
     pub(super) fn apply_overlay(&mut self, overlay: wire::Config) -> Result<(), String> {
         let source = Arc::clone(&self.control.applied.lock().source);
-        let merged = self.file.merged(&source, &overlay);
+        let merged = self.source.merged(&source, &overlay);
         let loaded = merged.map_err(|errors| errors.to_string())?;
         let old = self.shared.runtime.load_full();
         let runtime = Runtime::build(loaded.snapshot, Some(&old), self.shared.now())
@@ -83,7 +87,7 @@ impl Process {
     }
 
     /// Passes the drain barrier unless that is done; `None`: nothing to wait for.
-    pub(super) fn barrier(&self) -> Option<oneshot::Receiver<Left>> {
+    pub(super) fn barrier(&mut self) -> Option<oneshot::Receiver<Left>> {
         let mesh = self.shared.mesh.as_ref()?;
         if mesh.gate.is_shut() {
             return None;
@@ -108,10 +112,31 @@ impl Process {
         }
     }
 
-    /// Passes the drain barrier in a task of its own, and tells how.
-    pub(super) fn leave(&self, answer: oneshot::Sender<Left>) {
+    /// Tells how the drain barrier was passed, once it is.
+    pub(super) fn leave(&mut self, answer: oneshot::Sender<Left>) {
+        let mut passed = match &self.leaving {
+            Some(passed) => passed.clone(),
+            None => self.pass_barrier(),
+        };
+        self.leaving = Some(passed.clone());
+        tokio::spawn(async move {
+            if let Ok(left) = passed.wait_for(Option::is_some).await
+                && let Some(left) = *left
+            {
+                let _ = answer.send(left);
+            }
+        });
+    }
+
+    /// Passes the drain barrier, in a task of its own.
+    fn pass_barrier(&self) -> watch::Receiver<Option<Left>> {
         let shared = Arc::clone(&self.shared);
-        let telling = self.mesh.as_ref().map(|mesh| mesh.leave(ACKNOWLEDGED_MAX));
+        let most = shared.runtime.load().snapshot.settings.drain_barrier;
+        let telling = self
+            .mesh
+            .as_ref()
+            .map(|mesh| mesh.leave(acknowledged_max(most)));
+        let (tell, passed) = watch::channel(None);
         shared.drain.advance(Phase::Draining);
         tokio::spawn(async move {
             let began = shared.now();
@@ -126,18 +151,19 @@ impl Process {
             let left = Left {
                 users: told.as_ref().map(|told| told.users),
                 acknowledged: told.as_ref().map_or(0, |told| told.acknowledged),
-                in_flight: shut(&shared, all_told, began).await,
+                in_flight: shut(&shared, all_told, (most, began)).await,
             };
             tracing::info!(?left, "nothing more will reach the application");
-            let _ = answer.send(left);
+            tell.send_replace(Some(left));
         });
+        passed
     }
 }
 
 /// Waits until nothing more will reach the application; what still runs there.
-async fn shut(shared: &Shared, all_told: bool, began: Nanos) -> usize {
+async fn shut(shared: &Shared, all_told: bool, (most, began): (Duration, Nanos)) -> usize {
     let Some(mesh) = &shared.mesh else { return 0 };
-    let mut barrier = Barrier::new(began, shared.now(), all_told);
+    let mut barrier = Barrier::within(most, (began, shared.now()), all_told);
     while !barrier.step(&mesh.gate, shared.now()) {
         sleep(STEP).await;
     }

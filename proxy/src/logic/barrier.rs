@@ -17,14 +17,23 @@ use super::time::Nanos;
 /// Waiting for everybody's acknowledgement, and for somebody else to be there: longer
 /// than endpoints are ever late.
 pub const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(11);
-/// All of the barrier; half of the time that Kubernetes gives a pod to end.
+/// All of the barrier, unless the configuration says otherwise; half of the time that
+/// Kubernetes gives a pod to end.
 pub const BARRIER_MAX: Duration = Duration::from_secs(15);
 /// What is left of it, at the end, for those inside, while nobody is let in any more.
 const LAST: Duration = Duration::from_secs(3);
+/// The same of a shorter barrier.
+const LAST_SHARE: u32 = 5;
 /// Nothing in flight for this long: nobody is about to send another.
 const QUIET: Duration = Duration::from_millis(100);
 /// The same where not everybody could be told: our answers have to.
 const QUIET_ALONE: Duration = Duration::from_secs(1);
+
+/// `ACKNOWLEDGED_MAX` of a barrier of another length: the same share.
+pub fn acknowledged_max(barrier: Duration) -> Duration {
+    let share = ACKNOWLEDGED_MAX.as_secs_f64() / BARRIER_MAX.as_secs_f64();
+    barrier.mul_f64(share)
+}
 
 /// Counts what the application is being asked, and lets nothing in once it is shut.
 #[derive(Debug, Default)]
@@ -82,11 +91,16 @@ impl Barrier {
     /// `began`: when the workload began to leave, `BARRIER_MAX` ago at most.
     /// `all_told`: everybody who uses it has acknowledged that.
     pub fn new(began: Nanos, now: Nanos, all_told: bool) -> Self {
+        Self::within(BARRIER_MAX, (began, now), all_told)
+    }
+
+    /// The same, `most` long in all.
+    pub fn within(most: Duration, (began, now): (Nanos, Nanos), all_told: bool) -> Self {
         Self {
             since: now,
             quiet: if all_told { QUIET } else { QUIET_ALONE },
-            late: began + (BARRIER_MAX - LAST),
-            limit: began + BARRIER_MAX,
+            late: began + (most - LAST.min(most / LAST_SHARE)),
+            limit: began + most,
         }
     }
 
@@ -139,6 +153,21 @@ mod tests {
         assert_eq!(gate.inside(), 1);
         gate.leave();
         assert!(barrier.step(&gate, at(12_001)));
+    }
+
+    #[test]
+    fn a_shorter_barrier_keeps_its_shares() {
+        let seconds = Duration::from_secs;
+        assert_eq!(acknowledged_max(BARRIER_MAX), ACKNOWLEDGED_MAX);
+        assert!(acknowledged_max(seconds(5)) < seconds(4));
+        let gate = Gate::default();
+        assert!(gate.enter());
+        let mut barrier = Barrier::within(seconds(5), (at(0), at(0)), true);
+        assert!(!barrier.step(&gate, at(3_999)) && !gate.is_shut());
+        assert!(!barrier.step(&gate, at(4_000)) && gate.is_shut());
+        assert!(barrier.step(&gate, at(5_000)));
+        let mut none = Barrier::within(Duration::ZERO, (at(0), at(0)), false);
+        assert!(none.step(&gate, at(0)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rand::RngExt as _;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use weft_config::snapshot::Peer;
+use weft_config::snapshot::{Peer, TrustBundle};
 use weft_config::spiffe::SpiffeId;
 use weft_config::wire;
 
@@ -103,17 +103,23 @@ pub fn install(client: &Client, credentials: Credentials) -> bool {
     }
 }
 
-/// The roots of the file, for who has not been told any.
-fn trust_of_file(client: &Client) -> Result<Trust, String> {
+/// The roots of the configuration, for who has not been told any.
+fn trust_to_begin_with(client: &Client) -> Result<Trust, String> {
     let mesh = &client.mesh.config;
-    let path = &mesh.trust_bundle;
-    let roots = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| format!("settings.mesh.trustBundle: {}: {error}", path.display()))?;
+    let (roots, from) = match &mesh.trust_bundle {
+        TrustBundle::File(path) => (
+            CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>),
+            path.display().to_string(),
+        ),
+        TrustBundle::Text(text) => (
+            CertificateDer::pem_slice_iter(text.as_bytes()).collect(),
+            "its text".to_owned(),
+        ),
+    };
+    let roots = roots.map_err(|error| format!("settings.mesh.trustBundle: {from}: {error}"))?;
     if roots.is_empty() {
         return Err(format!(
-            "settings.mesh.trustBundle: {}: holds no certificate (PEM)",
-            path.display()
+            "settings.mesh.trustBundle: {from}: holds no certificate (PEM)"
         ));
     }
     Ok(Trust {
@@ -147,7 +153,7 @@ async fn try_sign(
     let proof = present.filter(|present| !anew && !present.remaining().is_zero());
     let (trust, token, svid) = match &proof {
         Some(proof) => (proof.trust.clone(), String::new(), Some(proof.svid.clone())),
-        None => (trust_of_file(client)?, token(&mesh.token)?, None),
+        None => (trust_to_begin_with(client)?, token(&mesh.token)?, None),
     };
     let (key, csr) = request(&mesh.identity).map_err(|error| error.to_string())?;
     let link = link::connect(controller, &trust, svid)
