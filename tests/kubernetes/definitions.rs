@@ -2,29 +2,8 @@
 //! which words.
 
 use std::cell::Cell;
-use std::sync::Once;
 
-use weft_tests::cluster::Cluster;
-
-static INSTALLED: Once = Once::new();
-
-/// Installs them, once.
-fn install(cluster: &Cluster) {
-    INSTALLED.call_once(|| {
-        let folder = weft_tests::root().join("charts/weft/definitions");
-        let folder = folder.to_str().expect("a path of letters");
-        let apply = ["apply", "--server-side", "--force-conflicts", "-f", folder];
-        cluster.kubectl(&apply);
-        let wait = [
-            "wait",
-            "--for=condition=Established",
-            "--timeout=30s",
-            "-f",
-            folder,
-        ];
-        cluster.kubectl(&wait);
-    });
-}
+use weft_tests::install::connect;
 
 fn policy(kind: &str, spec: &str) -> String {
     format!(
@@ -35,10 +14,9 @@ fn policy(kind: &str, spec: &str) -> String {
 // tidy: allow size: a table
 #[test]
 fn good_policies_are_admitted_and_bad_ones_are_refused_by_field() {
-    let Some(cluster) = Cluster::connect() else {
+    let Some(cluster) = connect() else {
         return;
     };
-    install(&cluster);
     let namespace = cluster.namespace("definitions", &[]);
     let count = Cell::new(0);
     let apply = |kind: &str, spec: &str| {
@@ -132,10 +110,9 @@ fn good_policies_are_admitted_and_bad_ones_are_refused_by_field() {
 
 #[test]
 fn kubectl_knows_their_short_names_columns_and_fields() {
-    let Some(cluster) = Cluster::connect() else {
+    let Some(cluster) = connect() else {
         return;
     };
-    install(&cluster);
     let namespace = cluster.namespace("columns", &[]);
     let policy = policy("WorkloadPolicy", "{mtls: strict}");
     cluster.apply(&policy.replace(

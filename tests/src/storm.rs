@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, Namespace};
 /// Requests a second of each lane; there are four, beside the WebSocket.
 const RATE: u32 = 50;
 /// How long the customer sends: the storm takes about so long.
-const SECONDS: u32 = 40;
+const SECONDS: u32 = 75;
 const LANES: &str = "h1-post,h1-get,h2-post,grpc,chat";
 /// Between two acts.
 const REST: Duration = Duration::from_secs(3);
