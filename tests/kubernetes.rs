@@ -11,6 +11,8 @@ mod definitions;
 mod faults;
 #[path = "kubernetes/pods.rs"]
 mod pods;
+#[path = "kubernetes/source.rs"]
+mod source;
 #[path = "kubernetes/storm.rs"]
 mod storm;
 

@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
+use weft_config::status::{WatchState, WatchStatus};
 
 /// Proxies that are named on the page: those that are furthest behind.
 pub const BEHIND_SHOWN_MAX: usize = 20;
@@ -111,6 +112,8 @@ pub struct Figures {
     /// Fingerprint, whether it signs, and when it ends.
     pub roots: Vec<(String, bool, u64)>,
     pub own_certificate_expires: u64,
+    /// How each kind is watched, where objects come from an API server.
+    pub watches: Vec<WatchStatus>,
 }
 
 impl Metrics {
@@ -297,6 +300,50 @@ impl Figures {
             "When a trusted root ends",
             roots,
         );
+        self.watched(&mut registry);
         registry
+    }
+
+    fn watched(&self, registry: &mut Registry) {
+        let up = |of: &WatchStatus| u64::from(of.state == WatchState::Watching);
+        let installed = |of: &WatchStatus| u64::from(of.state != WatchState::Absent);
+        type Value<'a> = &'a dyn Fn(&WatchStatus) -> u64;
+        let gauges: [(&str, &str, Value); 3] = [
+            ("watch_up", "Whether a kind is watched now", &up),
+            (
+                "watch_installed",
+                "Whether the API server has a kind",
+                &installed,
+            ),
+            (
+                "watch_changed_timestamp_seconds",
+                "Since when that is so",
+                &|of| of.since,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let family = Family::<[(&str, String); 1], Unsigned>::default();
+            for of in &self.watches {
+                let label = [("kind", of.kind.clone())];
+                family.get_or_create(&label).set(value(of));
+            }
+            registry.register(name, help, family);
+        }
+        let counters: [(&str, &str, Value); 2] = [
+            ("watch_lists", "How often a kind was listed", &|of| of.lists),
+            (
+                "watch_failures",
+                "How often listing or watching failed",
+                &|of| of.failures,
+            ),
+        ];
+        for (name, help, value) in counters {
+            let family = Family::<[(&str, String); 1], Counter>::default();
+            for of in &self.watches {
+                let label = [("kind", of.kind.clone())];
+                family.get_or_create(&label).inc_by(value(of));
+            }
+            registry.register(name, help, family);
+        }
     }
 }

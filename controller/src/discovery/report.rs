@@ -73,6 +73,7 @@ impl Hub {
             own_certificate_expires: self.own_expires.load(Ordering::Relaxed),
             ..Figures::default()
         };
+        figures.watches.clone_from(&state.watches);
         for key in state.index.objects().keys() {
             *figures.objects.entry(key.kind).or_default() += 1;
         }
