@@ -12,6 +12,7 @@ use weft_config::compile::timestamp::Timestamp;
 use weft_config::wire;
 
 pub mod definition;
+pub mod kinds;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {

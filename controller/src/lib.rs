@@ -9,8 +9,10 @@ pub mod app;
 pub mod ca;
 pub mod discovery;
 pub mod index;
+pub mod lease;
 pub mod metrics;
 pub mod source;
+pub mod status;
 pub mod tally;
 
 /// The gRPC services that proxies call.

@@ -78,6 +78,7 @@ pub struct Metrics {
     pub streams_refused: Counters,
     pub connections_refused: Counters,
     pub leaves: Counters,
+    pub status_writes: Counters,
     pub admissions: Admissions,
 }
 
@@ -90,6 +91,7 @@ pub struct Values {
     pub streams_refused: &'static [&'static str],
     pub connections_refused: &'static [&'static str],
     pub leaves: &'static [&'static str],
+    pub status_writes: &'static [&'static str],
 }
 
 /// What is known only when somebody asks.
@@ -114,6 +116,8 @@ pub struct Figures {
     pub own_certificate_expires: u64,
     /// How each kind is watched, where objects come from an API server.
     pub watches: Vec<WatchStatus>,
+    /// Whether this replica writes statuses.
+    pub leads: bool,
 }
 
 impl Metrics {
@@ -186,6 +190,12 @@ impl Metrics {
                 "result",
                 values.leaves,
             ),
+            status_writes: counters(
+                "status_writes",
+                "Statuses of objects that were to be written",
+                "result",
+                values.status_writes,
+            ),
             admissions: Admissions {
                 results: counters(
                     "admissions",
@@ -214,7 +224,7 @@ type Unsigned = Gauge<u64, AtomicU64>;
 
 impl Figures {
     /// What has no labels: name, help, value.
-    fn plain(&self) -> [(&'static str, &'static str, u64); 10] {
+    fn plain(&self) -> [(&'static str, &'static str, u64); 11] {
         [
             (
                 "objects_faulty",
@@ -232,6 +242,11 @@ impl Figures {
                 self.revision,
             ),
             ("proxies", "Connected proxies", self.proxies),
+            (
+                "leader",
+                "Whether this replica is the one that writes statuses",
+                u64::from(self.leads),
+            ),
             (
                 "proxies_behind",
                 "Proxies that have yet to acknowledge the present revision",

@@ -3,14 +3,16 @@
 mod admin;
 mod args;
 mod injection;
+mod statuses;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -26,6 +28,7 @@ use crate::discovery::serve;
 use crate::source::{Source, kubernetes};
 use admin::Pages;
 use injection::Injection;
+use statuses::{Statuses, Teller};
 
 /// What the client of the API server says of each failed request we say once, in `source`.
 const LOGGED: &str = "info,kube_client=off,kube_runtime=off";
@@ -76,23 +79,39 @@ async fn serve_all(args: &Args) -> anyhow::Result<()> {
         .with_context(|| format!("--admin {}", args.admin()))?;
     let admins = admin.local_addr()?;
     let pages = Arc::new(Pages::default());
+    let statuses = OnceLock::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        ended = Box::pin(live(args, &pages, admins)) => ended?,
+        ended = Box::pin(live(args, &pages, &statuses, admins)) => ended?,
         () = admin::serve(admin, Arc::clone(&pages)) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+    if let Some(statuses) = statuses.get() {
+        Statuses::release(statuses).await;
     }
     tracing::info!("the end; proxies go on with what they know");
     Ok(())
 }
 
 /// From the first object to the end. Proxies are served once all there is is known.
-async fn live(args: &Args, pages: &Pages, admins: SocketAddr) -> anyhow::Result<()> {
-    let (mut source, hub, place) = begin(args).await?;
+async fn live(
+    args: &Args,
+    pages: &Pages,
+    statuses: &OnceLock<Statuses>,
+    admins: SocketAddr,
+) -> anyhow::Result<()> {
+    let client = match args.kubernetes {
+        true => Some(kubernetes::client().await?),
+        false => None,
+    };
+    let (mut source, hub, place) = begin(args, client.as_ref()).await?;
     pages.begun(&hub);
-    while !take(&mut source, &hub).await {}
+    let statuses =
+        client.map(|client| statuses.get_or_init(|| Statuses::new(&client, &args.cluster, &hub)));
+    let teller = statuses.map(Statuses::teller);
+    while !take(&mut source, &hub, teller.as_ref()).await {}
     let listener = TcpListener::bind(args.listen())
         .await
         .with_context(|| format!("--listen {}", args.listen()))?;
@@ -108,7 +127,8 @@ async fn live(args: &Args, pages: &Pages, admins: SocketAddr) -> anyhow::Result<
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %listens, admin = %admins, "ready");
     tokio::select! {
         ended = serve::run(listener, Arc::clone(&hub), Arc::clone(&tls)) => ended?,
-        () = follow(source, Arc::clone(&hub)) => {}
+        () = follow(source, Arc::clone(&hub), teller) => {}
+        () = write(statuses) => {}
         () = renew(Arc::clone(&hub), place, tls, injection.as_ref()) => {}
         () = inject(injection.as_ref()) => {}
     }
@@ -123,16 +143,12 @@ async fn inject(injection: Option<&Injection>) {
 }
 
 /// The source and the authority.
-async fn begin(args: &Args) -> anyhow::Result<(Source, Arc<Hub>, Place)> {
+async fn begin(args: &Args, client: Option<&Client>) -> anyhow::Result<(Source, Arc<Hub>, Place)> {
     let (domain, life) = (
         args.trust_domain.as_str(),
         Duration::from_secs(args.certificate_ttl.max(2)),
     );
-    let client = match args.kubernetes {
-        true => Some(kubernetes::client().await?),
-        false => None,
-    };
-    let (ca, place, prover) = match (&args.ca_dir, &client) {
+    let (ca, place, prover) = match (&args.ca_dir, client) {
         (Some(directory), _) => {
             let (ca, place) = Place::directory(directory, domain, life)?;
             (ca, place, Prover::from(token::Verifier::open(directory)?))
@@ -145,7 +161,7 @@ async fn begin(args: &Args) -> anyhow::Result<(Source, Arc<Hub>, Place)> {
         (None, None) => bail!("--ca-dir is missing: where the certificate authority is kept"),
     };
     let hub = Arc::new(Hub::new(ca, prover));
-    let source = match (&args.manifests, &client) {
+    let source = match (&args.manifests, client) {
         (Some(path), _) => Source::directory(path),
         (None, Some(client)) => Source::kubernetes(client),
         (None, None) => bail!("--manifests is missing: where the objects are"),
@@ -154,16 +170,33 @@ async fn begin(args: &Args) -> anyhow::Result<(Source, Arc<Hub>, Place)> {
 }
 
 /// Takes up what the source has; whether all there is has been read once.
-async fn take(source: &mut Source, hub: &Hub) -> bool {
+async fn take(source: &mut Source, hub: &Hub, teller: Option<&Teller>) -> bool {
     let update = source.next().await;
-    hub.watched(update.watches);
-    hub.update(update.changes, update.errors);
-    update.is_complete
+    let is_complete = update.is_complete;
+    match teller {
+        Some(teller) => teller.take(hub, update),
+        None => drop(hub.update(update.changes, update.errors)),
+    }
+    is_complete
 }
 
-async fn follow(mut source: Source, hub: Arc<Hub>) {
+async fn follow(mut source: Source, hub: Arc<Hub>, mut teller: Option<Teller>) {
     loop {
-        take(&mut source, &hub).await;
+        let Some(teller) = &mut teller else {
+            take(&mut source, &hub, None).await;
+            continue;
+        };
+        tokio::select! {
+            update = source.next() => teller.take(&hub, update),
+            () = teller.turned(&hub) => {}
+        }
+    }
+}
+
+async fn write(statuses: Option<&Statuses>) {
+    match statuses {
+        Some(statuses) => statuses.run().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -23,9 +23,11 @@ use super::leave::Leaving;
 use super::limits::{Admission, Rates};
 use super::sign::SignError;
 use super::{Caller, serve, stream};
+use crate::api::Key;
+use crate::api::kinds::kind_with_status;
 use crate::ca::proof::{ProofError, Prover};
 use crate::ca::{Ca, subject_and_end};
-use crate::index::{Change, Index, Touched, Type};
+use crate::index::{Change, Index, Touched, Type, Verdict};
 use crate::metrics::{Metrics, Values};
 use crate::tally::{Held, Tally};
 
@@ -44,6 +46,8 @@ const VALUES: Values = Values {
     streams_refused: stream::REFUSALS,
     connections_refused: serve::REFUSALS,
     leaves: &["acknowledged", "timed_out", "refused"],
+    // As `status` has them.
+    status_writes: &["written", "right", "conflict", "failed", "dropped"],
 };
 
 /// A resource as it is sent.
@@ -152,6 +156,8 @@ pub struct Hub {
     pub ca: Ca,
     pub prover: Prover,
     pub metrics: Metrics,
+    /// This replica writes statuses.
+    pub leads: AtomicBool,
     /// When our own certificate ends; seconds since the Unix epoch.
     pub own_expires: AtomicU64,
     pub(super) state: Mutex<State>,
@@ -179,6 +185,7 @@ impl Hub {
             ca,
             prover: prover.into(),
             metrics: Metrics::new(VALUES),
+            leads: AtomicBool::new(false),
             own_expires: AtomicU64::new(0),
             state: Mutex::new(state),
             rates: Mutex::default(),
@@ -188,12 +195,13 @@ impl Hub {
         }
     }
 
-    /// Takes up what the source has found.
-    pub fn update(&self, changes: Vec<Change>, errors: Vec<SourceError>) {
+    /// Takes up what the source has found; the objects of which something else is said
+    /// than before.
+    pub fn update(&self, changes: Vec<Change>, errors: Vec<SourceError>) -> BTreeSet<Key> {
         let mut state = self.state.lock();
         state.errors = errors;
         if changes.is_empty() {
-            return;
+            return BTreeSet::new();
         }
         let begun = Instant::now();
         let touched = state.index.apply(changes);
@@ -201,6 +209,32 @@ impl Hub {
             .index_seconds
             .observe(begun.elapsed().as_secs_f64());
         state.publish(touched);
+        state.index.take_changed()
+    }
+
+    /// What is to be said of an object, and why it cannot be read, if it cannot.
+    pub fn verdict(&self, key: &Key) -> (Verdict, Option<SourceError>) {
+        let state = self.state.lock();
+        let named = key.to_string();
+        let error = state.errors.iter().find(|error| error.object == named);
+        (state.index.verdict(key), error.cloned())
+    }
+
+    /// The objects whose statuses are written, those that cannot be read too.
+    pub fn with_status(&self) -> BTreeSet<Key> {
+        let state = self.state.lock();
+        let keys = state.index.objects().keys();
+        let keys = keys.filter(|key| kind_with_status(key.kind).is_some());
+        let bad = state.errors.iter().filter_map(|error| {
+            let (kind, rest) = error.object.split_once(' ')?;
+            let (namespace, name) = rest.split_once('/')?;
+            Some(Key {
+                kind: kind_with_status(kind)?,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
+        });
+        keys.cloned().chain(bad).collect()
     }
 
     /// Takes up how the source's watches are.

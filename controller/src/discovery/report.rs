@@ -70,6 +70,7 @@ impl Hub {
             subscriptions: sum(|proxy| u64::from(proxy.resources)),
             pending: sum(|proxy| u64::from(proxy.pending)),
             refused: sum(|proxy| proxy.refused.len() as u64),
+            leads: self.leads.load(Ordering::Relaxed),
             own_certificate_expires: self.own_expires.load(Ordering::Relaxed),
             ..Figures::default()
         };

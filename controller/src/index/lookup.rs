@@ -74,13 +74,15 @@ pub fn services<'a>(
     parents
         .iter()
         .filter(|parent| (parent.group.as_str(), parent.kind.as_str()) == ("", "Service"))
-        .map(|parent| {
-            let namespace = match parent.namespace.as_str() {
-                "" => &key.namespace,
-                namespace => namespace,
-            };
-            (Name::new(namespace, &parent.name), parent)
-        })
+        .map(|parent| (service_name(&key.namespace, parent), parent))
+}
+
+/// The Service that a parentRef of a route in `namespace` means.
+pub fn service_name(namespace: &str, parent: &ParentRef) -> Name {
+    match parent.namespace.as_str() {
+        "" => Name::new(namespace, &parent.name),
+        other => Name::new(other, &parent.name),
+    }
 }
 
 /// The service of a backend, which is named `namespace/name:port`.

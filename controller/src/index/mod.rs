@@ -22,6 +22,7 @@ mod lookup;
 mod policy;
 mod resource;
 mod route;
+mod said;
 mod service;
 mod unit;
 
@@ -33,9 +34,13 @@ use weft_config::status::{Condition, ObjectStatus};
 use weft_config::wire;
 
 use crate::api::{Key, Object, Spec};
+pub use lookup::service_name;
 use lookup::{Link, links};
 pub use policy::check as check_rules;
 pub use resource::{Touched, Type};
+pub use route::parent_text;
+use said::Said;
+pub use said::Verdict;
 use unit::Unit;
 
 pub type Objects = BTreeMap<Key, Arc<Object>>;
@@ -110,7 +115,7 @@ pub struct Index {
     leaving: BTreeSet<String>,
     dirty: BTreeSet<Unit>,
     touched: Touched,
-    statuses: BTreeMap<Unit, Vec<ObjectStatus>>,
+    said: Said,
 
     services: BTreeMap<String, wire::Service>,
     endpoints: BTreeMap<String, wire::Endpoints>,
@@ -212,7 +217,7 @@ impl Index {
     fn settle(&mut self) -> Touched {
         while let Some(unit) = self.dirty.pop_first() {
             let said = self.compute(&unit);
-            put(&mut self.statuses, unit, (!said.is_empty()).then_some(said));
+            self.said.put(unit, said);
         }
         std::mem::take(&mut self.touched)
     }
@@ -338,7 +343,7 @@ impl Index {
 
     /// What is to be said of objects, in order of kind and name.
     pub fn statuses(&self) -> Vec<ObjectStatus> {
-        let mut all: Vec<ObjectStatus> = self.statuses.values().flatten().cloned().collect();
+        let mut all: Vec<ObjectStatus> = self.said.all().cloned().collect();
         let order = |a: &ObjectStatus| {
             (
                 a.kind.clone(),

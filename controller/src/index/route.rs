@@ -259,8 +259,8 @@ fn verdict(key: &Key, ports: &[PortKey], losers: &BTreeSet<(Key, PortKey)>) -> C
     }
 }
 
-/// A parentRef as a person reads it.
-fn parent_text(name: &Name, parent: &ParentRef) -> String {
+/// A parentRef as a person reads it; `name`: the Service that it means.
+pub fn parent_text(name: &Name, parent: &ParentRef) -> String {
     let mut text = format!("Service {name}");
     if parent.port != 0 {
         text.push_str(&format!(":{}", parent.port));

@@ -130,6 +130,7 @@ impl Follower {
             changes: found.changes,
             errors,
             watches: Vec::new(),
+            seen: BTreeSet::new(),
             is_complete: true,
         }
     }

@@ -7,10 +7,12 @@ pub mod kubernetes;
 pub mod manifest;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use weft_config::status::{SourceError, WatchStatus};
 
+use crate::api::Key;
 use crate::index::Change;
 
 /// The closed set of sources.
@@ -28,6 +30,8 @@ pub struct Update {
     pub errors: Vec<SourceError>,
     /// How the watches are, where there are any.
     pub watches: Vec<WatchStatus>,
+    /// Objects with a status that somebody has changed, us too.
+    pub seen: BTreeSet<Key>,
     /// All that there is has been read once.
     pub is_complete: bool,
 }

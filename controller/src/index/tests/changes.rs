@@ -9,6 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use weft_config::compile::timestamp;
 
+use crate::api::kinds::kind_with_status;
 use crate::api::{
     AuthorizationPolicy, DefaultAction, Mtls, Node, ParentRef, Pod, PortMtls, Route, Selector,
     Service, ServicePort, Slice, SliceEndpoint, TargetRef, TrafficPolicy, WorkloadPolicy,
@@ -297,6 +298,20 @@ fn fresh(index: &Index) -> Index {
     fresh
 }
 
+/// Objects with a status that is written, of which something else is said.
+fn differing(before: &[ObjectStatus], after: &[ObjectStatus]) -> Vec<Key> {
+    let key = |of: &ObjectStatus| {
+        Some(Key {
+            kind: kind_with_status(&of.kind)?,
+            namespace: of.namespace.clone(),
+            name: of.name.clone(),
+        })
+    };
+    let lost = before.iter().filter(|of| !after.contains(of));
+    let new = after.iter().filter(|of| !before.contains(of));
+    lost.chain(new).filter_map(key).collect()
+}
+
 #[test]
 fn changes_one_by_one_are_the_same_as_all_at_once() {
     let mut total = 0;
@@ -304,7 +319,12 @@ fn changes_one_by_one_are_the_same_as_all_at_once() {
         let mut world = World::new(seed);
         let mut before = resources(&world.index);
         for step in 0..CHANGES {
+            let said = world.index.statuses();
             let touched = world.step();
+            let told = world.index.take_changed();
+            for key in differing(&said, &world.index.statuses()) {
+                assert!(told.contains(&key), "seed {seed}, step {step}: {key}");
+            }
             let after = resources(&world.index);
             let at = format!("seed {seed}, step {step}");
             let names = before.keys().chain(after.keys());
@@ -341,6 +361,7 @@ fn changes_one_by_one_are_the_same_as_all_at_once() {
             })
             .collect();
         world.index.apply(gone);
+        world.index.take_changed();
         let empty = format!("{:?}", Index::new("td"));
         assert_eq!(format!("{:?}", world.index), empty, "seed {seed}");
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use weft_config::status::{SourceError, WatchState, WatchStatus};
 
-use super::kinds::{WATCHED, Watched};
+use crate::api::kinds::{WATCHED, Watched};
 use crate::api::{Key, Object};
 use crate::index::Change;
 
@@ -52,6 +52,8 @@ pub struct Held {
     kinds: Vec<Kind>,
     watches: Vec<WatchStatus>,
     changes: Vec<Change>,
+    /// Objects with a status that came since it was asked.
+    seen: BTreeSet<Key>,
 }
 
 impl Held {
@@ -65,6 +67,7 @@ impl Held {
             kinds: WATCHED.iter().map(|_| Kind::default()).collect(),
             watches: WATCHED.iter().map(status).collect(),
             changes: Vec::new(),
+            seen: BTreeSet::new(),
         }
     }
 
@@ -96,7 +99,12 @@ impl Held {
                     set_state(watch, WatchState::Listing, "", now);
                 }
             }
-            News::Object(key, said) => kind.object(key, *said, changes),
+            News::Object(key, said) => {
+                if WATCHED.get(number).is_some_and(|of| of.has_status) {
+                    self.seen.insert(key.clone());
+                }
+                kind.object(key, *said, changes);
+            }
             News::Gone(key) => kind.gone(&key, changes),
             News::Listed => {
                 set_state(watch, WatchState::Watching, "", now);
@@ -125,6 +133,10 @@ impl Held {
             true => std::mem::take(&mut self.changes),
             false => Vec::new(),
         }
+    }
+
+    pub fn seen(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.seen)
     }
 
     pub fn errors(&self) -> Vec<SourceError> {

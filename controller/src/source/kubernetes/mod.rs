@@ -1,10 +1,9 @@
 //! The API server of a cluster as a source: a watch for each kind, whose news become
 //! the same changes as those of a directory.
 //!
-//! `kinds` says what is watched, `watch` does it, `held` (pure) knows what there is.
+//! `api::kinds` says what is watched, `watch` does it, `held` (pure) knows what there is.
 
 mod held;
-mod kinds;
 mod seen;
 mod watch;
 
@@ -15,8 +14,8 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
 
 use super::{Told, Update};
+use crate::api::kinds::WATCHED;
 use held::{Held, News};
-use kinds::WATCHED;
 use watch::Watch;
 
 /// News on their way to the index; a watch waits when there are more.
@@ -86,6 +85,7 @@ impl Source {
         Update {
             changes: self.held.changes(),
             errors,
+            seen: self.held.seen(),
             watches: self.held.watches().to_vec(),
             is_complete: self.held.is_complete(),
         }

@@ -27,9 +27,9 @@ use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 
 use super::held::News;
-use super::kinds::{WATCHED, Watched};
 use super::seen::Seen;
 use crate::api::Key;
+use crate::api::kinds::{WATCHED, Watched};
 use crate::source::manifest;
 
 /// Seconds that one watch request lasts. The next one goes on where it ended. One that

@@ -1,4 +1,4 @@
-//! The kinds that are watched, and in which version.
+//! The kinds that the API server is asked for, and in which version.
 
 use kube::core::ApiResource;
 
@@ -14,6 +14,8 @@ pub struct Watched {
     pub is_built_in: bool,
     /// Objects that match are all that matters.
     pub fields: Option<&'static str>,
+    /// We write what has become of an object into its status.
+    pub has_status: bool,
 }
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
@@ -29,6 +31,7 @@ const fn built_in(group: &'static str, kind: &'static str, plural: &'static str)
         versions: &["v1"],
         is_built_in: true,
         fields: None,
+        has_status: false,
     }
 }
 
@@ -44,6 +47,7 @@ const fn custom(
         versions,
         is_built_in: false,
         fields: None,
+        has_status: true,
     }
 }
 
@@ -57,11 +61,14 @@ pub const WATCHED: [Watched; 13] = [
     },
     built_in("", "Service", "services"),
     built_in("discovery.k8s.io", "EndpointSlice", "endpointslices"),
-    custom(
-        (GATEWAY, &["v1", "v1beta1"]),
-        "ReferenceGrant",
-        "referencegrants",
-    ),
+    Watched {
+        has_status: false,
+        ..custom(
+            (GATEWAY, &["v1", "v1beta1"]),
+            "ReferenceGrant",
+            "referencegrants",
+        )
+    },
     custom((GATEWAY, &["v1", "v1beta1"]), "HTTPRoute", "httproutes"),
     custom((GATEWAY, &["v1", "v1alpha2"]), "GRPCRoute", "grpcroutes"),
     custom(
@@ -93,4 +100,10 @@ impl Watched {
             plural: self.plural.to_owned(),
         }
     }
+}
+
+/// The kind of this name, if we write into its objects' statuses.
+pub fn kind_with_status(name: &str) -> Option<&'static str> {
+    let mut all = WATCHED.iter().filter(|of| of.has_status);
+    all.find(|of| of.kind == name).map(|of| of.kind)
 }

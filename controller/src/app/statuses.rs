@@ -1,0 +1,102 @@
+//! Who writes statuses, and of what: joins the hub, the Lease and the writer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kube::Client;
+use tokio::sync::watch;
+
+use super::args::Cluster;
+use crate::api::Key;
+use crate::discovery::hub::Hub;
+use crate::lease::Candidate;
+use crate::source::Update;
+use crate::status::{Desired, Writer};
+
+#[derive(Debug)]
+pub struct Statuses {
+    writer: Arc<Writer>,
+    candidate: Candidate,
+}
+
+/// The part that follows the source.
+#[derive(Debug)]
+pub struct Teller {
+    writer: Arc<Writer>,
+    leads: watch::Receiver<bool>,
+}
+
+impl Statuses {
+    pub fn new(client: &Client, cluster: &Cluster, hub: &Hub) -> Self {
+        let writer = Writer::new(client.clone(), hub.metrics.status_writes.clone());
+        Self {
+            writer: Arc::new(writer),
+            candidate: Candidate::new(client.clone(), &cluster.namespace, &cluster.identity()),
+        }
+    }
+
+    pub fn teller(&self) -> Teller {
+        Teller {
+            writer: Arc::clone(&self.writer),
+            leads: self.candidate.leads(),
+        }
+    }
+
+    /// Takes part in the election, and writes while it is won.
+    pub async fn run(&self) {
+        let mut leads = self.candidate.leads();
+        let write = async {
+            loop {
+                if leads.wait_for(|leads| *leads).await.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    () = self.writer.run() => {}
+                    _ = leads.wait_for(|leads| !leads) => {}
+                }
+            }
+        };
+        tokio::select! {
+            () = write => {}
+            () = self.candidate.run() => {}
+        }
+    }
+
+    /// Gives the Lease up.
+    pub async fn release(&self) {
+        self.candidate.release().await;
+    }
+}
+
+impl Teller {
+    /// Waits until we lead, or do so no more; tells of everything, or of nothing more.
+    pub async fn turned(&mut self, hub: &Hub) {
+        if self.leads.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let leads = *self.leads.borrow_and_update();
+        hub.leads.store(leads, Ordering::Relaxed);
+        self.writer.stop();
+        if leads {
+            hub.with_status()
+                .into_iter()
+                .for_each(|key| self.tell(hub, key));
+        }
+    }
+
+    /// Tells of what an update has changed.
+    pub fn take(&self, hub: &Hub, update: Update) {
+        self.writer.served(&update.watches);
+        hub.watched(update.watches);
+        let mut keys = hub.update(update.changes, update.errors);
+        if *self.leads.borrow() {
+            keys.extend(update.seen);
+            keys.into_iter().for_each(|key| self.tell(hub, key));
+        }
+    }
+
+    fn tell(&self, hub: &Hub, key: Key) {
+        let (verdict, error) = hub.verdict(&key);
+        self.writer.tell(key, Desired { verdict, error });
+    }
+}

@@ -1,0 +1,409 @@
+//! What an object's status has to be, if it is not that already. Pure.
+//!
+//! **Invariant:** what other controllers have written stays.
+//! **Invariant:** what is said of a newer generation is not replaced by what is said of
+//! an older one.
+//! **Invariant:** what is right already gives nothing to write.
+
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+use weft_config::status::{Condition, ObjectStatus, SourceError};
+
+use crate::api::ParentRef;
+use crate::index::{Verdict, parent_text, service_name};
+
+/// As route statuses name us.
+pub const CONTROLLER: &str = "weft.dev/controller";
+
+/// Characters of a condition's message; more says nothing to a person, and Kubernetes
+/// takes 32,768.
+const MESSAGE_MAX: usize = 2_048;
+
+/// All that is known of one object.
+#[derive(Debug, Default)]
+pub struct Desired {
+    pub verdict: Verdict,
+    /// Its newest version cannot be read.
+    pub error: Option<SourceError>,
+}
+
+/// The status to write for an object as the API server has it; `now` in RFC 3339.
+pub fn status(object: &Value, desired: &Desired, now: &str) -> Option<Value> {
+    let is_route = object["spec"].get("parentRefs").is_some()
+        || object["status"].get("parents").is_some()
+        || object["kind"]
+            .as_str()
+            .is_some_and(|of| of.ends_with("Route"));
+    let fresh = match is_route {
+        true => json!({"parents": parents(object, desired, now)?}),
+        false => policy(object, desired, now)?,
+    };
+    let old = &object["status"];
+    let map = fresh.as_object()?;
+    let is_right = map.iter().all(|(name, value)| match old.get(name) {
+        Some(old) => old == value,
+        None => value.as_array().is_some_and(Vec::is_empty),
+    });
+    (!is_right).then_some(fresh)
+}
+
+fn generation(object: &Value) -> i64 {
+    object["metadata"]["generation"].as_i64().unwrap_or(0)
+}
+
+/// Whether something is said of the object's present generation, and nothing newer is
+/// written already.
+fn is_timely(object: &Value, statuses: &[ObjectStatus]) -> bool {
+    let now = generation(object);
+    let mut all = statuses.iter().flat_map(|of| &of.conditions);
+    all.all(|condition| condition.observed_generation == now)
+}
+
+fn parents(object: &Value, desired: &Desired, now: &str) -> Option<Vec<Value>> {
+    let statuses = &desired.verdict.statuses;
+    if desired.error.is_none() && !is_timely(object, statuses) {
+        return None;
+    }
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let old = list(&object["status"]["parents"]);
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or("");
+    let mut fresh = Vec::new();
+    for reference in list(&object["spec"]["parentRefs"]) {
+        let parent = ParentRef::deserialize(&reference).ok();
+        let parent = parent.filter(|of| of.group.is_empty() && of.kind == "Service");
+        let Some(parent) = parent else { continue };
+        // Nothing yet: what there is stays until something is.
+        let conditions = match &desired.error {
+            Some(error) => vec![unreadable(error, "UnsupportedValue", generation(object))],
+            None => {
+                let text = parent_text(&service_name(namespace, &parent), &parent);
+                let said = statuses.iter().find(|of| of.parent == text)?;
+                said.conditions.clone()
+            }
+        };
+        let is_ours = |of: &&Value| is_ours(of) && of["parentRef"] == reference;
+        let before = old.iter().find(is_ours).map(|of| &of["conditions"]);
+        let conditions = merged(before, &conditions, now)?;
+        fresh.push(json!({
+            "parentRef": reference,
+            "controllerName": CONTROLLER,
+            "conditions": conditions,
+        }));
+    }
+    Some(in_place(old, fresh))
+}
+
+fn is_ours(entry: &Value) -> bool {
+    entry["controllerName"] == CONTROLLER
+}
+
+/// The old list with our entries replaced where they stand, those of parents that are
+/// no more left out, and new ones at the end.
+fn in_place(old: Vec<Value>, mut fresh: Vec<Value>) -> Vec<Value> {
+    let mut all = Vec::new();
+    for entry in old {
+        if !is_ours(&entry) {
+            all.push(entry);
+        } else if let Some(at) = fresh
+            .iter()
+            .position(|of| of["parentRef"] == entry["parentRef"])
+        {
+            all.push(fresh.remove(at));
+        }
+    }
+    all.extend(fresh);
+    all
+}
+
+fn unreadable(error: &SourceError, reason: &str, generation: i64) -> Condition {
+    Condition {
+        kind: "Accepted".to_owned(),
+        status: false,
+        reason: reason.to_owned(),
+        message: format!(
+            "{}: {}; its last version that could be read stays in force",
+            error.field, error.message
+        ),
+        observed_generation: generation,
+    }
+}
+
+/// Conditions as they are written, each with the time when it became so. `None`: those
+/// that are there are of a newer generation.
+fn merged(before: Option<&Value>, fresh: &[Condition], now: &str) -> Option<Vec<Value>> {
+    let mut all = Vec::new();
+    for condition in fresh {
+        let old = before.and_then(Value::as_array).into_iter().flatten();
+        let old = old.into_iter().find(|of| of["type"] == *condition.kind);
+        let seen = old.and_then(|old| old["observedGeneration"].as_i64());
+        if seen.is_some_and(|seen| seen > condition.observed_generation) {
+            return None;
+        }
+        let word = if condition.status { "True" } else { "False" };
+        let since = old
+            .filter(|old| old["status"] == word)
+            .and_then(|old| old["lastTransitionTime"].as_str());
+        all.push(json!({
+            "type": condition.kind,
+            "status": word,
+            "reason": condition.reason,
+            "message": shortened(&condition.message),
+            "observedGeneration": condition.observed_generation,
+            "lastTransitionTime": since.unwrap_or(now),
+        }));
+    }
+    Some(all)
+}
+
+fn shortened(message: &str) -> &str {
+    match message.char_indices().nth(MESSAGE_MAX) {
+        Some((end, _)) => message.get(..end).unwrap_or(message),
+        None => message,
+    }
+}
+
+fn policy(object: &Value, desired: &Desired, now: &str) -> Option<Value> {
+    let statuses = &desired.verdict.statuses;
+    let accepted = match &desired.error {
+        Some(error) => unreadable(error, "Invalid", generation(object)),
+        None if !is_timely(object, statuses) => return None,
+        None => overall(statuses)?,
+    };
+    let targets = targets(object, desired, &accepted);
+    let conditions = merged(Some(&object["status"]["conditions"]), &[accepted], now)?;
+    Some(json!({"conditions": conditions, "targets": targets}))
+}
+
+/// The verdict on the whole: the first that is bad, if one is.
+fn overall(statuses: &[ObjectStatus]) -> Option<Condition> {
+    let mut conditions = statuses.iter().flat_map(|of| &of.conditions);
+    let first = conditions.next()?;
+    let bad = std::iter::once(first)
+        .chain(conditions)
+        .find(|of| !of.status);
+    Some(bad.unwrap_or(first).clone())
+}
+
+/// What the policy names, one by one, or the pods of its namespace.
+fn targets(object: &Value, desired: &Desired, accepted: &Condition) -> Vec<Value> {
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or("");
+    let references = object["spec"]["targetRefs"].as_array();
+    let target = |kind: &str, name: &str, of: &Condition| {
+        json!({
+            "kind": kind,
+            "namespace": namespace,
+            "name": name,
+            "accepted": of.status,
+            "reason": of.reason,
+            "message": shortened(&of.message),
+        })
+    };
+    let Some(references) = references.filter(|of| !of.is_empty()) else {
+        return vec![target("Pod", "", accepted)];
+    };
+    let each = references.iter().map(|reference| {
+        let text = |name: &str| reference[name].as_str().unwrap_or("");
+        let (kind, name) = (text("kind"), text("name"));
+        let own = format!("{kind} {namespace}/{name}");
+        let mut statuses = desired.verdict.statuses.iter();
+        let said = statuses.find(|of| of.parent == own);
+        match said.and_then(|of| of.conditions.first()) {
+            Some(condition) => target(kind, name, condition),
+            // One that is there holds, whatever another of the same policy does.
+            None if accepted.reason == "TargetNotFound"
+                && !desired.verdict.missing.contains(name) =>
+            {
+                let good = Condition {
+                    status: true,
+                    reason: "Accepted".to_owned(),
+                    message: String::new(),
+                    ..accepted.clone()
+                };
+                target(kind, name, &good)
+            }
+            None => target(kind, name, accepted),
+        }
+    });
+    each.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-02-01T00:00:00Z";
+    const THEN: &str = "2026-01-01T00:00:00Z";
+
+    fn condition(status: bool, generation: i64) -> Condition {
+        let reason = if status { "Accepted" } else { "Conflicted" };
+        Condition {
+            kind: "Accepted".to_owned(),
+            status,
+            reason: reason.to_owned(),
+            message: String::new(),
+            observed_generation: generation,
+        }
+    }
+
+    fn said(parent: &str, condition: Condition) -> ObjectStatus {
+        ObjectStatus {
+            kind: "HTTPRoute".to_owned(),
+            namespace: "shop".to_owned(),
+            name: "r".to_owned(),
+            parent: parent.to_owned(),
+            conditions: vec![condition],
+        }
+    }
+
+    fn desired(statuses: Vec<ObjectStatus>) -> Desired {
+        Desired {
+            verdict: Verdict {
+                statuses,
+                ..Verdict::default()
+            },
+            error: None,
+        }
+    }
+
+    fn route(parents: Value, written: Value) -> Value {
+        json!({
+            "kind": "HTTPRoute",
+            "metadata": {"namespace": "shop", "name": "r", "generation": 2},
+            "spec": {"parentRefs": parents},
+            "status": {"parents": written},
+        })
+    }
+
+    fn service(name: &str) -> Value {
+        json!({"group": "", "kind": "Service", "name": name, "port": 80})
+    }
+
+    fn written(parent: Value, controller: &str, status: &str, generation: i64) -> Value {
+        let reason = if status == "True" {
+            "Accepted"
+        } else {
+            "Conflicted"
+        };
+        json!({
+            "parentRef": parent,
+            "controllerName": controller,
+            "conditions": [{
+                "type": "Accepted", "status": status, "reason": reason, "message": "",
+                "observedGeneration": generation, "lastTransitionTime": THEN,
+            }],
+        })
+    }
+
+    fn since(mut entry: Value, time: &str) -> Value {
+        entry["conditions"][0]["lastTransitionTime"] = json!(time);
+        entry
+    }
+
+    /// The parents that are to be written.
+    fn parents_of(object: &Value, desired: &Desired) -> Option<Value> {
+        status(object, desired, NOW).map(|mut status| status["parents"].take())
+    }
+
+    #[test]
+    fn parents_are_ours_only_where_we_are_asked() {
+        let gateway = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g"});
+        let theirs = written(gateway.clone(), "example.com/other", "True", 2);
+        let good = desired(vec![said("Service shop/a:80", condition(true, 2))]);
+        let fresh = |status: &str| since(written(service("a"), CONTROLLER, status, 2), NOW);
+        // The first time, beside another controller's.
+        let object = route(json!([gateway, service("a")]), json!([theirs]));
+        let expected = json!([theirs, fresh("True")]);
+        assert_eq!(parents_of(&object, &good), Some(expected.clone()));
+        // It is right already: nothing, whatever the time is.
+        let right = route(json!([gateway, service("a")]), expected);
+        assert_eq!(status(&right, &good, THEN), None);
+        // A verdict that turns has a time of its own; one that stays keeps its time.
+        let before = json!([written(service("a"), CONTROLLER, "True", 1), theirs]);
+        let object = route(json!([service("a")]), before);
+        let kept = json!([written(service("a"), CONTROLLER, "True", 2), theirs]);
+        assert_eq!(parents_of(&object, &good), Some(kept));
+        let bad = desired(vec![said("Service shop/a:80", condition(false, 2))]);
+        let turned = json!([fresh("False"), theirs]);
+        assert_eq!(parents_of(&object, &bad), Some(turned));
+        // A parent that is no more takes its entry along, in place.
+        let stale = written(service("old"), CONTROLLER, "True", 1);
+        let object = route(json!([gateway]), json!([stale, theirs]));
+        assert_eq!(parents_of(&object, &desired(vec![])), Some(json!([theirs])));
+        // Nothing of ours: nothing to write.
+        let object = route(json!([gateway]), json!([]));
+        assert_eq!(parents_of(&object, &desired(vec![])), None);
+    }
+
+    #[test]
+    fn what_is_newer_or_not_known_yet_stays() {
+        let newer = written(service("a"), CONTROLLER, "False", 3);
+        let good = desired(vec![said("Service shop/a:80", condition(true, 2))]);
+        let object = route(json!([service("a")]), json!([newer]));
+        assert_eq!(parents_of(&object, &good), None, "a newer one is there");
+        let object = route(json!([service("a")]), json!([]));
+        let old = desired(vec![said("Service shop/a:80", condition(true, 1))]);
+        assert_eq!(parents_of(&object, &old), None, "the index is behind");
+        assert_eq!(parents_of(&object, &desired(vec![])), None, "or further");
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_says_where() {
+        let error = SourceError {
+            field: "spec.rules[0].x".to_owned(),
+            message: "unknown field".to_owned(),
+            ..SourceError::default()
+        };
+        let bad = Desired {
+            error: Some(error),
+            // Of the last version that could be read.
+            ..desired(vec![said("Service shop/a:80", condition(true, 1))])
+        };
+        let object = route(json!([service("a")]), json!([]));
+        let parents = parents_of(&object, &bad).unwrap();
+        let condition = &parents[0]["conditions"][0];
+        assert_eq!(condition["reason"], "UnsupportedValue");
+        assert_eq!(condition["observedGeneration"], 2);
+        let message = condition["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("spec.rules[0].x: unknown field; "),
+            "{message}"
+        );
+        let policy = json!({"kind": "TrafficPolicy", "metadata": {"generation": 2}, "spec": {}});
+        let written = status(&policy, &bad, NOW).unwrap();
+        assert_eq!(written["conditions"][0]["reason"], "Invalid");
+    }
+
+    #[test]
+    fn a_policy_tells_of_each_of_its_targets() {
+        let targets = json!([{"kind": "Service", "name": "a"}, {"kind": "Service", "name": "b"}]);
+        let object = json!({
+            "kind": "TrafficPolicy",
+            "metadata": {"namespace": "shop", "name": "p", "generation": 2},
+            "spec": {"targetRefs": targets},
+        });
+        let mixed = desired(vec![
+            said("Service shop/a", condition(true, 2)),
+            said("Service shop/b", condition(false, 2)),
+        ]);
+        let written = status(&object, &mixed, NOW).unwrap();
+        assert_eq!(written["conditions"][0]["status"], "False");
+        let held: Vec<&Value> = [0, 1]
+            .iter()
+            .map(|at| &written["targets"][at]["accepted"])
+            .collect();
+        assert_eq!(held, [true, false]);
+        let mut again = object.clone();
+        again["status"] = written;
+        assert_eq!(status(&again, &mixed, NOW), None);
+        // An AuthorizationPolicy is judged as a whole; a target that is there holds.
+        let lost = Condition {
+            reason: "TargetNotFound".to_owned(),
+            ..condition(false, 2)
+        };
+        let mut of_whole = desired(vec![said("", lost)]);
+        of_whole.verdict.missing.insert("b".to_owned());
+        let written = status(&object, &of_whole, NOW).unwrap();
+        assert_eq!(written["targets"][0]["accepted"], true);
+        assert_eq!(written["targets"][1]["reason"], "TargetNotFound");
+    }
+}
