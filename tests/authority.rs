@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
+use weft_controller::admission::bundle;
 use weft_controller::ca::Ca;
 use weft_controller::ca::place::Place;
 use weft_controller::ca::proof::Prover;
@@ -379,4 +380,85 @@ fn a_secret_of_cert_manager_s_works_as_it_is_and_a_wrong_one_says_what_is_wrong(
             }
         }
     });
+}
+
+/// Everywhere the API server is told by what it knows the webhook.
+fn bundles(cluster: &Cluster, name: &str) -> Vec<String> {
+    let configuration = cluster.get(&["mutatingwebhookconfiguration", name]);
+    let webhooks = configuration["webhooks"]
+        .as_array()
+        .expect("it has webhooks");
+    let bundle = |of: &Value| {
+        of["clientConfig"]["caBundle"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let decoded = webhooks
+        .iter()
+        .map(|of| base64(&["-d"], bundle(of).as_bytes()));
+    decoded
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .collect()
+}
+
+#[test]
+fn the_api_server_is_told_by_which_roots_it_knows_the_webhook_whoever_else_writes_there() {
+    let Some(cluster) = Cluster::connect() else {
+        return;
+    };
+    let space = cluster.namespace("webhook", &[]);
+    let name = space.name.as_str();
+    // Selects nothing.
+    let webhook = |of: &str, bundle: &str| {
+        format!(
+            "- name: {of}.weft.dev\n  admissionReviewVersions: [v1]\n  sideEffects: None\n  failurePolicy: Ignore\n  \
+         namespaceSelector: {{matchLabels: {{weft.dev/test: {name}}}}}\n  \
+         clientConfig: {{service: {{name: weft-webhook, namespace: {name}}}{bundle}}}\n  \
+         rules: [{{apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [pods]}}]\n"
+        )
+    };
+    let configuration = |bundle: &str| {
+        let webhooks = webhook("a", bundle) + &webhook("b", "");
+        space.apply(&format!(
+            "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingWebhookConfiguration\n\
+             metadata: {{name: {name}}}\nwebhooks:\n{webhooks}"
+        ));
+    };
+    configuration("");
+    let other = TempDir::new().expect("a folder can be made");
+    let next = Ca::open(other.path(), DOMAIN, LIFE).expect("an authority can be made");
+    runtime().block_on(async {
+        let client = client(&cluster).await;
+        let secret = (name, NAME);
+        let (ca, mut place) = Place::secret(client.clone(), secret, DOMAIN, LIFE)
+            .await
+            .expect("it opens");
+        let told = async {
+            let becomes = async |roots: String| {
+                let look = async {
+                    while bundles(&cluster, name) != [roots.clone(), roots.clone()] {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                };
+                timeout(PATIENCE, look).await.expect("the roots are told");
+            };
+            becomes(ca.trust_pem()).await;
+            // Somebody empties one, as an upgrade may, and changes something else.
+            configuration(", caBundle: ''");
+            becomes(ca.trust_pem()).await;
+            cluster.kubectl(&["delete", "mutatingwebhookconfiguration", name]);
+            configuration("");
+            becomes(ca.trust_pem()).await;
+            let both = ca.trust_pem() + &next.trust_pem();
+            patch(&space, &[("bundle.pem", Some(both.as_bytes()))]);
+            assert!(follow(&mut place, &ca).await);
+            becomes(both).await;
+        };
+        tokio::select! {
+            () = told => {}
+            () = bundle::keep(client.clone(), name, &ca) => {}
+        }
+    });
+    cluster.kubectl(&["delete", "mutatingwebhookconfiguration", name]);
 }

@@ -1,6 +1,8 @@
 //! Injection: what the API server asks before it makes a pod. `inject` decides (pure),
-//! `review` speaks the API server's language (pure), `serve` is the port.
+//! `review` speaks the API server's language (pure), `serve` is the port, `bundle` keeps
+//! up to date whom the API server believes there.
 
+pub mod bundle;
 pub mod inject;
 pub mod review;
 pub mod serve;

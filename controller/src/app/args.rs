@@ -77,6 +77,9 @@ pub struct Injection {
     /// The Service by which it does so, in the controller's namespace.
     #[arg(long, value_name = "NAME", default_value = "weft-webhook")]
     pub webhook_service: String,
+    /// The MutatingWebhookConfiguration, whose caBundle is kept equal to the trusted roots.
+    #[arg(long, value_name = "NAME", default_value = "weft-injector")]
+    pub webhook_configuration: String,
     /// Where sidecars find the controllers; default
     /// weft-controller.NAMESPACE.svc.CLUSTER-DOMAIN:14010, a headless Service.
     #[arg(long, value_name = "HOST:PORT")]

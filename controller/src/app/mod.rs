@@ -19,6 +19,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub use args::Args;
 
+use crate::admission::bundle;
+use crate::ca::Ca;
 use crate::ca::place::Place;
 use crate::ca::proof::Prover;
 use crate::ca::review::Reviewer;
@@ -130,15 +132,20 @@ async fn live(
         () = follow(source, Arc::clone(&hub), teller) => {}
         () = write(statuses) => {}
         () = renew(Arc::clone(&hub), place, tls, injection.as_ref()) => {}
-        () = inject(injection.as_ref()) => {}
+        () = inject(args, injection.as_ref().zip(client), &hub.ca) => {}
     }
     Ok(())
 }
 
-async fn inject(injection: Option<&Injection>) {
-    match injection {
-        Some(injection) => injection.run().await,
-        None => std::future::pending().await,
+/// Answers the API server, which is told whom to believe.
+async fn inject(args: &Args, injection: Option<(&Injection, kube::Client)>, ca: &Ca) {
+    let Some((injection, client)) = injection else {
+        return std::future::pending().await;
+    };
+    let configuration = &args.injection.webhook_configuration;
+    tokio::select! {
+        () = injection.run() => {}
+        () = bundle::keep(client, configuration, ca) => {}
     }
 }
 

@@ -32,6 +32,7 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use tokio::sync::watch;
 use weft_config::spiffe::{SpiffeId, workload_name};
 use weft_config::status::SourceError;
 use weft_config::wire;
@@ -97,6 +98,7 @@ pub struct Ca {
     current: ArcSwap<Authority>,
     /// What is wrong with the newest files, which are not in use.
     problem: parking_lot::Mutex<Option<SourceError>>,
+    changed: watch::Sender<()>,
 }
 
 impl Ca {
@@ -106,6 +108,7 @@ impl Ca {
             life,
             current: ArcSwap::from_pointee(files.authority()?),
             problem: parking_lot::Mutex::default(),
+            changed: watch::Sender::new(()),
         })
     }
 
@@ -116,6 +119,11 @@ impl Ca {
 
     pub fn current(&self) -> Arc<Authority> {
         self.current.load_full()
+    }
+
+    /// Tells of each change.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// What is wrong with the newest files, if what was there before them is in use.
@@ -136,6 +144,7 @@ impl Ca {
         });
         *self.problem.lock() = taken.as_ref().err().map(as_source_error);
         self.current.store(Arc::new(taken?));
+        self.changed.send_replace(());
         Ok(())
     }
 
