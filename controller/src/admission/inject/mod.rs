@@ -10,8 +10,8 @@
 //! | `probe.rs` | the kubelet's probes and hooks in strict mode |
 //! | `sidecar.rs` | the containers and volumes that are added |
 //!
-//! **Invariant:** what is injected is never injected again, and what is skipped or
-//! refused is not touched.
+//! **Invariant:** what is injected is never injected again (containers that came after it
+//! get their part), and what is skipped or refused is not touched.
 //! **Invariant:** whatever a pod had stays, but for probes that only the sidecar can
 //! make and the `preStop` of containers that have none.
 
@@ -21,6 +21,7 @@ mod quantity;
 mod refuse;
 mod sidecar;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -154,6 +155,14 @@ struct Given {
     spec: PodSpec,
 }
 
+impl Given {
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let metadata = self.template.metadata.as_ref();
+        let annotations = metadata.and_then(|metadata| metadata.annotations.clone());
+        annotations.unwrap_or_default()
+    }
+}
+
 /// Injects, unless there is a reason not to. `pod` is a Pod or a template of pods.
 pub fn inject(
     pod: &Value,
@@ -162,20 +171,18 @@ pub fn inject(
     drain_token: DrainToken,
 ) -> Result<Outcome, Refusal> {
     let given = read(pod)?;
-    if let Some(skip) = skip(&given, is_namespace_enabled)? {
-        return Ok(Outcome::Skipped(skip));
+    match skip(&given, is_namespace_enabled)? {
+        None => {}
+        Some(Skip::Injected) => return Ok(complete(pod, &given)),
+        Some(skip) => return Ok(Outcome::Skipped(skip)),
     }
     refuse::check(&given.template, &given.spec)?;
-    let annotations = given.template.metadata.as_ref();
-    let annotations = annotations.and_then(|of| of.annotations.clone());
-    let own = Options::of_annotations(&annotations.unwrap_or_default())?;
-    let options = own.or(&settings.defaults);
+    let options = Options::of_annotations(&given.annotations())?.or(&settings.defaults);
     let mut warnings = warnings(&given.spec);
     let drain_max = drain_max(&given.spec, &options, &mut warnings)?;
     let mut after = pod.clone();
-    let skipped = options.skip_inbound_ports.as_ref();
-    let skipped = skipped.map_or(&[][..], |ports| &ports.0);
-    let probes = probe::redirect(&mut after, &given.spec, skipped, &mut warnings);
+    let skipped = options.skipped_inbound();
+    let probes = probe::redirect(&mut after, &given.spec, Vec::new(), skipped, &mut warnings);
     let sidecar = sidecar::Sidecar {
         settings,
         options: &options,
@@ -198,6 +205,30 @@ pub fn inject(
     }))
 }
 
+/// Gives their part to containers that another webhook has added since.
+fn complete(pod: &Value, given: &Given) -> Outcome {
+    let mut after = pod.clone();
+    let mut warnings = Vec::new();
+    if let Some(told) = sidecar::Told::by(&given.spec) {
+        // What was wrong with them then is refused already.
+        let options = Options::of_annotations(&given.annotations()).unwrap_or_default();
+        let skipped = options.skipped_inbound();
+        let probes = told.probes.clone();
+        let probes = probe::redirect(&mut after, &given.spec, probes, skipped, &mut warnings);
+        if probes != told.probes {
+            told.tell(&mut after, &probes);
+        }
+        hold_back(&mut after, &told.drain_path);
+    }
+    match after == *pod {
+        true => Outcome::Skipped(Skip::Injected),
+        false => Outcome::Injected(Injected {
+            pod: after,
+            warnings,
+        }),
+    }
+}
+
 fn read(pod: &Value) -> Result<Given, Refusal> {
     let mut template: PodTemplateSpec = serde_path_to_error::deserialize(pod)
         .map_err(|error| Refusal::new(error.path().to_string(), error.inner().to_string()))?;
@@ -212,12 +243,11 @@ fn read(pod: &Value) -> Result<Given, Refusal> {
 
 /// Whether to leave it alone. A label that says something else is refused rather than guessed at.
 fn skip(given: &Given, is_namespace_enabled: bool) -> Result<Option<Skip>, Refusal> {
-    let metadata = given.template.metadata.clone().unwrap_or_default();
-    let (labels, annotations) = (
-        metadata.labels.unwrap_or_default(),
-        metadata.annotations.unwrap_or_default(),
-    );
-    let asked = match labels.get(LABEL).map(String::as_str) {
+    let annotations = given.annotations();
+    let metadata = given.template.metadata.as_ref();
+    let labels = metadata.and_then(|metadata| metadata.labels.as_ref());
+    let label = labels.and_then(|labels| labels.get(LABEL));
+    let asked = match label.map(String::as_str) {
         None => is_namespace_enabled,
         Some(ENABLED) => true,
         Some(DISABLED) => return Ok(Some(Skip::Disabled)),

@@ -109,6 +109,12 @@ impl Options {
         }
     }
 
+    /// Ports in front of which there is no sidecar.
+    pub fn skipped_inbound(&self) -> &[u16] {
+        let ports = self.skip_inbound_ports.as_ref();
+        ports.map_or(&[], |ports| &ports.0)
+    }
+
     /// What is not said here is as it is there.
     pub fn or(self, defaults: &Self) -> Self {
         let of = defaults.clone();

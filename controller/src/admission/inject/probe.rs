@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
     Probe as KubernetesProbe, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::sidecar::ADMIN_PORT;
@@ -17,7 +17,7 @@ use super::sidecar::ADMIN_PORT;
 pub const LISTS: [(&str, bool); 2] = [("initContainers", true), ("containers", false)];
 
 /// What the sidecar lets through, or makes itself; its index is its name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Probe {
     Http { port: u16, path: String },
@@ -55,15 +55,17 @@ impl<'a> Handler<'a> {
     }
 }
 
-/// Collects the probes of all containers, and turns those that the sidecar must make to it.
+/// Adds the probes of all containers to the list, and turns those that the sidecar must
+/// make to it.
 pub fn redirect(
     pod: &mut Value,
     spec: &PodSpec,
+    probes: Vec<Probe>,
     skipped: &[u16],
     warnings: &mut Vec<String>,
 ) -> Vec<Probe> {
     let mut found = Found {
-        probes: Vec::new(),
+        probes,
         skipped,
         warnings,
     };
@@ -199,7 +201,9 @@ impl Found<'_> {
         if port.is_none() {
             self.warnings.push(format!("{at}: {number} is no port"));
         }
-        port.filter(|port| !self.skipped.contains(port))
+        // What asks the sidecar already stays so.
+        let is_admin = |port: &u16| i32::from(*port) == ADMIN_PORT;
+        port.filter(|port| !is_admin(port) && !self.skipped.contains(port))
     }
 
     /// Where it stands in the list; several may be alike.

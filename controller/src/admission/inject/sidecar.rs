@@ -27,6 +27,8 @@ const STATE: &str = "weft-state";
 const STATE_SIZE_MAX: &str = "4Mi";
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/weft.dev";
 const STATE_DIRECTORY: &str = "/var/run/weft";
+const DRAIN_PATH: &str = "WEFT_DRAIN_PATH";
+const PROBES: &str = "WEFT_PROBES";
 /// Whom the token is for.
 const AUDIENCE: &str = "weft.dev";
 const TOKEN_SECONDS: u32 = 3600;
@@ -146,16 +148,15 @@ impl Sidecar<'_> {
 
     fn env(&self) -> Vec<Value> {
         let level = self.options.log_level.as_ref();
-        let probes = serde_json::to_string(self.probes).unwrap_or_default();
         let values = [
             ("WEFT_CONTROLLERS", self.settings.controllers.join(",")),
             ("WEFT_TRUST_BUNDLE", self.settings.trust_bundle.clone()),
             ("WEFT_TRUST_DOMAIN", self.settings.trust_domain.clone()),
             ("WEFT_TOKEN", format!("{TOKEN_DIRECTORY}/token")),
             ("WEFT_STATE", STATE_DIRECTORY.to_owned()),
-            ("WEFT_DRAIN_PATH", self.drain_path.clone()),
+            (DRAIN_PATH, self.drain_path.clone()),
             ("WEFT_DRAIN_MAX", self.drain_max.to_string()),
-            ("WEFT_PROBES", probes),
+            (PROBES, listed(self.probes)),
             ("WEFT_WORKERS", self.workers().to_string()),
             (
                 "WEFT_LOG_LEVEL",
@@ -168,10 +169,7 @@ impl Sidecar<'_> {
             ("WEFT_WORKLOAD", "metadata.uid"),
             ("WEFT_ADDRESSES", "status.podIPs"),
         ];
-        let values = values.into_iter().map(|(name, value)| {
-            // `$(NAME)` in a value means a variable to the kubelet, and `$$` a dollar.
-            json!({"name": name, "value": value.replace('$', "$$")})
-        });
+        let values = values.iter().map(|(name, value)| literal(name, value));
         let fields = fields.into_iter().map(
             |(name, path)| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}),
         );
@@ -240,6 +238,50 @@ impl Sidecar<'_> {
         }
         Ok(resources)
     }
+}
+
+/// What the sidecar of a pod was told when it was injected.
+pub struct Told {
+    pub drain_path: String,
+    pub probes: Vec<Probe>,
+    /// Of the sidecar among the init containers.
+    index: usize,
+}
+
+impl Told {
+    pub fn by(spec: &PodSpec) -> Option<Self> {
+        let mut init = spec.init_containers.iter().flatten().enumerate();
+        let (index, sidecar) = init.find(|(_, container)| container.name == NAME)?;
+        let value = |name: &str| {
+            let mut variables = sidecar.env.iter().flatten();
+            let variable = variables.find(|variable| variable.name == name)?;
+            Some(variable.value.as_deref()?.replace("$$", "$"))
+        };
+        Some(Self {
+            drain_path: value(DRAIN_PATH)?,
+            probes: serde_json::from_str(&value(PROBES)?).ok()?,
+            index,
+        })
+    }
+
+    /// Tells it of these probes.
+    pub fn tell(&self, pod: &mut Value, probes: &[Probe]) {
+        let env = pod["spec"]["initContainers"][self.index]["env"].as_array_mut();
+        let mut variables = env.into_iter().flatten();
+        if let Some(variable) = variables.find(|variable| variable["name"] == json!(PROBES)) {
+            *variable = literal(PROBES, &listed(probes));
+        }
+    }
+}
+
+fn listed(probes: &[Probe]) -> String {
+    serde_json::to_string(probes).unwrap_or_default()
+}
+
+/// A variable with this value: `$(NAME)` in one would mean a variable to the kubelet, and
+/// `$$` is a dollar.
+fn literal(name: &str, value: &str) -> Value {
+    json!({"name": name, "value": value.replace('$', "$$")})
 }
 
 /// What is said of a resource.

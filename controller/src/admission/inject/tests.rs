@@ -209,6 +209,36 @@ fn what_is_injected_is_left_alone() {
 }
 
 #[test]
+fn containers_that_come_after_injection_get_their_part() {
+    let mut once = injected(&pod(CATALOGUE)).pod;
+    let late = json!({
+        "name": "late", "image": "l", "readinessProbe": {"tcpSocket": {"port": 5432}},
+        "startupProbe": {"httpGet": {"port": 8080, "path": "/healthz"}},
+    });
+    once["spec"]["containers"]
+        .as_array_mut()
+        .unwrap()
+        .push(late);
+    let twice = injected(&once).pod;
+    let mut expected = once.clone();
+    let barrier = json!({"httpGet": {"port": 14020, "path": DRAIN, "scheme": "HTTP"}});
+    let late = &mut expected["spec"]["containers"][2];
+    late["lifecycle"] = json!({"preStop": barrier});
+    late["readinessProbe"] =
+        json!({"httpGet": {"port": 14020, "path": "/probe/2", "scheme": "HTTP"}});
+    let told = [
+        json!({"kind": "tcp", "port": 8080}),
+        json!({"kind": "http", "port": 8080, "path": "/healthz"}),
+        json!({"kind": "tcp", "port": 5432}),
+    ];
+    assert_eq!(probes(&twice), json!(told));
+    let env = twice["spec"]["initContainers"][1]["env"].clone();
+    expected["spec"]["initContainers"][1]["env"] = env;
+    assert_eq!(twice, expected);
+    assert_eq!(outcome(&twice), Ok(Outcome::Skipped(Skip::Injected)));
+}
+
+#[test]
 fn what_asked_to_be_left_alone_is() {
     let label = |value: &str| {
         let mut pod = with_container("");
