@@ -29,6 +29,9 @@ const TOKEN_DIRECTORY: &str = "/var/run/secrets/weft.dev";
 const STATE_DIRECTORY: &str = "/var/run/weft";
 const DRAIN_PATH: &str = "WEFT_DRAIN_PATH";
 const PROBES: &str = "WEFT_PROBES";
+/// The API server gives every container its token, but where something is mounted there.
+/// Neither of ours asks it for anything.
+const API_TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Whom the token is for.
 const AUDIENCE: &str = "weft.dev";
 const TOKEN_SECONDS: u32 = 3600;
@@ -64,9 +67,12 @@ impl Sidecar<'_> {
     /// The step that captures, and the sidecar.
     pub fn containers(&self) -> Result<(Value, Value), Refusal> {
         let resources = self.resources()?;
+        let no_api_token =
+            json!({"name": STATE, "mountPath": API_TOKEN_DIRECTORY, "readOnly": true});
         let mut capture = json!({
             "name": CAPTURE,
             "args": self.capture_args(),
+            "volumeMounts": [no_api_token],
             "securityContext": self.security_context(json!({
                 "runAsUser": 0,
                 "runAsGroup": 0,
@@ -100,6 +106,7 @@ impl Sidecar<'_> {
             "volumeMounts": [
                 {"name": TOKEN, "mountPath": TOKEN_DIRECTORY, "readOnly": true},
                 {"name": STATE, "mountPath": STATE_DIRECTORY},
+                no_api_token,
             ],
         });
         for container in [&mut capture, &mut proxy] {
