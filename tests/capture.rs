@@ -4,7 +4,8 @@
 //!
 //! The sidecars run as root here and capture leaves root alone; the programs are nobody's.
 
-use std::process::{Command, Output};
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
 
 use weft_tests::curl::{Curled, curl_by};
 use weft_tests::eventually;
@@ -225,6 +226,76 @@ fn undoing_leaves_nothing() {
     // No sidecar is asked any more.
     assert_eq!(program(one, "http://10.88.0.2:8080/").status, 200);
     assert_ne!(program(one, &format!("{SERVICE}/")).exit, 0);
+}
+
+/// `nft`, with a file or what is given to it.
+fn nft(host: &Host, arguments: &[&str], input: &str) -> String {
+    let output = host.within(|| {
+        let mut child = Command::new("/usr/sbin/nft")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("nft can be run; `make test` installs it");
+        let mut stdin = child.stdin.take().expect("it is a pipe");
+        stdin.write_all(input.as_bytes()).expect("it reads");
+        drop(stdin);
+        child.wait_with_output().expect("it ends")
+    });
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "nft {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What the kernel was told is what nft makes of the text.
+#[test]
+fn the_rules_are_those_of_the_text() {
+    let Some(pair) = Pair::new("text") else {
+        return;
+    };
+    for arguments in [
+        [].as_slice(),
+        &["--uid=7", "--outbound-port=1", "--inbound-port=65535"],
+        &["--skip-outbound-ports=53"],
+        &[
+            "--skip-outbound-ports=53,25,53",
+            "--skip-inbound-ports=22,14020",
+        ],
+        &["--skip-outbound-cidrs=10.0.0.0/8,10.1.0.0/16,169.254.169.254,192.0.2.128/25"],
+        &["--skip-outbound-cidrs=fd00::1,fd00::/7,2001:db8::/33,::/1,10.7.7.7/12"],
+    ] {
+        let ours = capture(&pair.one, arguments);
+        assert!(ours.status.success(), "{ours:?}");
+        let printed = capture(&pair.one, &[arguments, &["--print"]].concat());
+        let text = String::from_utf8_lossy(&printed.stdout).into_owned();
+        nft(&pair.two, &["-f", "-"], &text);
+        let list = |host: &Host| nft(host, &["-nn", "list", "table", "inet", "weft"], "");
+        let (told, expected) = (list(&pair.one), list(&pair.two));
+        assert!(expected.contains("redirect"), "{expected}");
+        assert_eq!(told, expected, "{arguments:?}");
+    }
+}
+
+/// Half of the rules would be worse than none.
+#[test]
+fn a_refused_transaction_changes_nothing() {
+    let Some(pair) = Pair::new("whole") else {
+        return;
+    };
+    assert!(capture(&pair.one, &["--uid=7"]).status.success());
+    let before = rules(&pair.one);
+    let binary = binary();
+    let refused = pair.one.within(|| {
+        Command::new("setpriv")
+            .args(["--reuid", "65534", "--clear-groups"])
+            .arg(binary)
+            .args(["capture", "--undo"])
+            .output()
+    });
+    let refused = refused.expect("setpriv can be run");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(rules(&pair.one), before);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `weft-proxy capture`: has the kernel hand this network namespace's TCP to the
-//! sidecar, by nftables, and takes that back. The text of the rules is pure;
-//! loading them is the program `nft`'s work.
+//! sidecar, by nftables, and takes that back. What the rules are is pure (`rules`);
+//! the kernel is told in its own words (`netlink`), so that no program and no
+//! library is needed where there is neither.
 //!
 //! ```text
 //! local program ─▶ output ──────▶ 14001   not: the sidecar's own user, loopback, what is skipped
@@ -10,13 +11,18 @@
 //! **Invariant:** what the sidecar dials is never captured, so nothing goes round
 //! in a loop; one transaction replaces all rules, so there is never half of them.
 
-use std::fmt::Write as _;
+mod message;
+mod netlink;
+mod rules;
+
 use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::process::{Command, Output, Stdio};
 use std::str::FromStr;
 
 use clap::Args;
+use rustix::io::Errno;
+
+use rules::Table;
 
 /// The sidecar's user, where none is named: the one that meshes customarily use.
 const SIDECAR_UID: u32 = 1337;
@@ -24,8 +30,8 @@ const OUTBOUND_PORT: u16 = 14001;
 const INBOUND_PORT: u16 = 14006;
 /// mTLS without capture, and the admin server: reached as they are.
 const OWN_PORTS: [u16; 2] = [14008, 14020];
-/// Debian keeps it in sbin, which a user's PATH lacks.
-const PROGRAMS: [&str; 2] = ["nft", "/usr/sbin/nft"];
+/// Of each flag. All rules go to the kernel in one piece, which its buffer has to hold.
+const SKIPPED_MAX: usize = 300;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -105,125 +111,62 @@ impl FromStr for Block {
 
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    #[error(
-        "the program nft is not here; install it (apt-get install nftables), or load the rules of --print by other means"
-    )]
-    NoProgram,
+    #[error("--{flag}: {count} are too many; {SKIPPED_MAX} may be skipped")]
+    TooMany { flag: &'static str, count: usize },
     #[error(
         "changing the rules takes CAP_NET_ADMIN in this network namespace: run it as root, or give the container the capability NET_ADMIN"
     )]
     NotPermitted,
     #[error(
-        "this kernel cannot do it: nftables with NAT in family inet is needed (Linux 5.2 or later; modules nf_tables, nft_chain_nat, nft_redir, nft_fib_inet). nft says:\n{0}"
+        "this kernel has no nftables (module nf_tables): Linux 5.2 or later is needed, built with it"
     )]
-    Kernel(String),
-    #[error("nft cannot be run")]
+    NoNftables(#[source] io::Error),
+    #[error(
+        "this kernel does not take `{what}`: {needs} is needed (Linux 5.2 or later). All rules: --print"
+    )]
+    Kernel {
+        /// The line of the rules.
+        what: String,
+        /// What the kernel has it from.
+        needs: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the kernel cannot be told of rules")]
     Io(#[source] io::Error),
 }
 
 /// Does what the command line asks.
 pub fn run(capture: &Capture) -> Result<(), CaptureError> {
-    let rules = rules(capture);
+    for (flag, count) in [
+        ("skip-inbound-ports", capture.skip_inbound_ports.len()),
+        ("skip-outbound-ports", capture.skip_outbound_ports.len()),
+        ("skip-outbound-cidrs", capture.skip_outbound_cidrs.len()),
+    ] {
+        if count > SKIPPED_MAX {
+            return Err(CaptureError::TooMany { flag, count });
+        }
+    }
+    let table = (!capture.undo).then(|| Table::of(capture));
     if capture.print {
         return io::stdout()
-            .write_all(rules.as_bytes())
+            .write_all(rules::text(table.as_ref()).as_bytes())
             .map_err(CaptureError::Io);
     }
-    let output = load(&rules)?;
-    if output.status.success() {
+    let steps = message::steps(table.as_ref());
+    let Err(refusal) = netlink::transact(&steps).map_err(CaptureError::Io)? else {
         return Ok(());
-    }
-    Err(failure(&String::from_utf8_lossy(&output.stderr)))
-}
-
-/// The whole transaction. `delete` fails where there is no table, so one is made first.
-fn rules(capture: &Capture) -> String {
-    let mut text = "table inet weft\ndelete table inet weft\n".to_owned();
-    if !capture.undo {
-        text.push_str("table inet weft {\n");
-        outbound(capture, &mut text);
-        inbound(capture, &mut text);
-        text.push_str("}\n");
-    }
-    text
-}
-
-/// What local programs dial.
-fn outbound(capture: &Capture, text: &mut String) {
-    text.push_str("\tchain outbound {\n\t\ttype nat hook output priority -100; policy accept;\n");
-    let _ = writeln!(text, "\t\tmeta skuid {} return", capture.uid);
-    // What stays on this host is not meant for the mesh; by its service's
-    // address a workload reaches itself through the mesh all the same.
-    text.push_str("\t\toifname \"lo\" return\n");
-    skip(text, &capture.skip_outbound_ports);
-    // One rule each: a set refuses blocks that overlap.
-    for block in &capture.skip_outbound_cidrs {
-        let family = if block.address.is_ipv4() { "ip" } else { "ip6" };
-        let (address, prefix) = (block.address, block.prefix);
-        let _ = writeln!(text, "\t\t{family} daddr {address}/{prefix} return");
-    }
-    redirect(text, capture.outbound_port);
-}
-
-/// What others dial on this host.
-fn inbound(capture: &Capture, text: &mut String) {
-    text.push_str(
-        "\tchain inbound {\n\t\ttype nat hook prerouting priority -100; policy accept;\n",
-    );
-    text.push_str("\t\tiifname \"lo\" return\n");
-    // What is only passed on (a router, a bridge) is not this workload's.
-    text.push_str("\t\tfib daddr type != local return\n");
-    let own = [capture.outbound_port, capture.inbound_port];
-    let ports: Vec<u16> = own
-        .into_iter()
-        .chain(OWN_PORTS)
-        .chain(capture.skip_inbound_ports.iter().copied())
-        .collect();
-    skip(text, &ports);
-    redirect(text, capture.inbound_port);
-}
-
-fn skip(text: &mut String, ports: &[u16]) {
-    let mut ports = ports.to_vec();
-    ports.sort_unstable();
-    ports.dedup();
-    if !ports.is_empty() {
-        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-        let _ = writeln!(text, "\t\ttcp dport {{ {} }} return", ports.join(", "));
-    }
-}
-
-fn redirect(text: &mut String, port: u16) {
-    let _ = writeln!(text, "\t\tmeta l4proto tcp redirect to :{port}\n\t}}");
-}
-
-fn load(rules: &str) -> Result<Output, CaptureError> {
-    for program in PROGRAMS {
-        let started = Command::new(program)
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut child = match started {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            started => started.map_err(CaptureError::Io)?,
-        };
-        if let Some(mut input) = child.stdin.take() {
-            // One that has ended already says why on its standard error.
-            let _ = input.write_all(rules.as_bytes());
-        }
-        return child.wait_with_output().map_err(CaptureError::Io);
-    }
-    Err(CaptureError::NoProgram)
-}
-
-fn failure(said: &str) -> CaptureError {
-    if said.contains("Operation not permitted") || said.contains("Permission denied") {
-        CaptureError::NotPermitted
-    } else {
-        CaptureError::Kernel(said.trim_end().to_owned())
-    }
+    };
+    let source = io::Error::from(refusal.error);
+    Err(match (refusal.step, refusal.error) {
+        (_, Errno::PERM | Errno::ACCESS) => CaptureError::NotPermitted,
+        (None, _) => CaptureError::NoNftables(source),
+        (Some(step), _) => CaptureError::Kernel {
+            what: step.what.clone(),
+            needs: step.needs,
+            source,
+        },
+    })
 }
 
 #[cfg(test)]
@@ -244,7 +187,8 @@ mod tests {
 
     #[test]
     fn the_rules() {
-        let plain = rules(&capture(&[]));
+        let text = |arguments: &[&str]| rules::text(Some(&Table::of(&capture(arguments))));
+        let plain = text(&[]);
         assert_eq!(
             plain,
             "table inet weft\ndelete table inet weft\ntable inet weft {\n\
@@ -256,12 +200,12 @@ mod tests {
              \t\ttcp dport { 14001, 14006, 14008, 14020 } return\n\
              \t\tmeta l4proto tcp redirect to :14006\n\t}\n}\n"
         );
-        let skipping = rules(&capture(&[
+        let skipping = text(&[
             "--uid=7",
             "--skip-inbound-ports=22,14020",
             "--skip-outbound-ports=53,25,53",
             "--skip-outbound-cidrs=10.0.0.0/8,10.1.0.0/16,fd00::1",
-        ]));
+        ]);
         for line in [
             "meta skuid 7 return",
             "tcp dport { 25, 53 } return",
@@ -276,8 +220,16 @@ mod tests {
 
     #[test]
     fn undoing_leaves_nothing() {
-        let undone = rules(&capture(&["--undo", "--skip-inbound-ports=22"]));
+        let undone = rules::text(None);
         assert_eq!(undone, "table inet weft\ndelete table inet weft\n");
+    }
+
+    #[test]
+    fn what_is_skipped_has_a_limit() {
+        let ports: Vec<String> = (1..=301).map(|port: u16| port.to_string()).collect();
+        let flag = format!("--skip-inbound-ports={}", ports.join(","));
+        let asked = capture(&[&flag, "--print"]);
+        assert!(matches!(run(&asked), Err(CaptureError::TooMany { .. })));
     }
 
     #[test]
@@ -293,14 +245,5 @@ mod tests {
         ] {
             assert!(Line::try_parse_from(["capture", bad]).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn what_nft_says_is_understood() {
-        let denied =
-            failure("netlink: Error: cache initialization failed: Operation not permitted\n");
-        assert!(matches!(denied, CaptureError::NotPermitted));
-        let kernel = failure("/dev/stdin:4:1-5: Error: Could not process rule: No such file\n");
-        assert!(kernel.to_string().contains("Could not process rule"));
     }
 }
