@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -148,7 +148,7 @@ fn there_is_one_barrier_whoever_asks() {
     pod.becomes_ready();
     // A kubelet that gives up at once.
     let mut gone = pod.admin();
-    gone.send(&format!("GET {DRAIN_PATH} HTTP/1.1\r\nHost: pod\r\n\r\n"));
+    gone.send(format!("GET {DRAIN_PATH} HTTP/1.1\r\nHost: pod\r\n\r\n"));
     drop(gone);
     eventually("draining", || {
         pod.ready().1.contains("draining").then_some(())
@@ -179,7 +179,7 @@ fn the_barrier_has_its_bound() {
     let mesh = Mesh::start();
     let pod = Pod::start(&mesh, "bounded", &[("WEFT_DRAIN_MAX", "2")]);
     pod.becomes_ready();
-    let (release, held) = channel::<()>();
+    let (release, held) = sync_channel::<()>(1);
     let held = Mutex::new(held);
     let application = SocketAddr::new(pod.address, 8080);
     let application = Upstream::start_at(application, move |_, stream| {
