@@ -10,6 +10,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -33,10 +34,15 @@ impl Page {
 /// Asks for `path` and returns its page if the status is a good one.
 pub async fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Page> {
     let page = ask(&Method::GET, address, path, limit).await?;
+    good(page, || format!("http://{address}{path}"))
+}
+
+/// The page, if its status is a good one.
+pub fn good(page: Page, of: impl FnOnce() -> String) -> Result<Page> {
     if !page.status.is_success() {
         let said = page.text();
         let first = said.lines().next().unwrap_or_default();
-        bail!("http://{address}{path} answers {}: {first}", page.status);
+        bail!("{} answers {}: {first}", of(), page.status);
     }
     Ok(page)
 }
@@ -48,7 +54,13 @@ pub async fn ask(
     path: &str,
     limit: Duration,
 ) -> Result<Page> {
-    let asked = timeout(limit, exchange(method, address, path)).await;
+    let asked = async {
+        let Ok(connected) = timeout(CONNECT_TIMEOUT, connect(address)).await else {
+            bail!("no connection within {CONNECT_TIMEOUT:?}");
+        };
+        exchange(connected?, method, &address.to_string(), path).await
+    };
+    let asked = timeout(limit, asked).await;
     let context = || format!("asking http://{address}{path}");
     match asked {
         Ok(answer) => answer.with_context(context),
@@ -56,15 +68,16 @@ pub async fn ask(
     }
 }
 
-async fn exchange(method: &Method, address: SocketAddr, path: &str) -> Result<Page> {
-    let Ok(connected) = timeout(CONNECT_TIMEOUT, connect(address)).await else {
-        bail!("no connection within {CONNECT_TIMEOUT:?}");
-    };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(connected?)).await?;
+/// One request over an open stream. The caller bounds its time.
+pub async fn exchange<S>(stream: S, method: &Method, host: &str, path: &str) -> Result<Page>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(header::HOST, address.to_string())
+        .header(header::HOST, host)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;
     let answer = async {

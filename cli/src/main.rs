@@ -4,6 +4,7 @@
 
 mod admin;
 mod check;
+mod cluster;
 mod demo;
 mod explain;
 mod exposition;
