@@ -10,6 +10,7 @@ mod explain;
 mod exposition;
 mod guard;
 mod inject;
+mod mesh;
 mod offline;
 mod program;
 mod run;

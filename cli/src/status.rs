@@ -1,19 +1,17 @@
-//! `weft status`: what the controller knows, and whether all of it is well.
+//! `weft status`: what the controllers know, and whether all of it is well.
 //! `problems` and `render` are pure; `weft check` shares them.
 
-use std::net::SocketAddr;
+use std::collections::HashSet;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::ValueEnum;
-use serde::Serialize;
-use weft_config::status::{ObjectStatus, ProxyStatus, SourceError, Status};
+use serde_json::{Value, json};
+use weft_config::status::{ObjectStatus, RootStatus, SourceError, Status, WatchState, WatchStatus};
 
-use crate::admin;
+use crate::mesh::{self, Choice, Known, Mesh, Proxy};
 use crate::terminal::{BOLD, Cell, DIM, GREEN, PLAIN, Paint, RED, Table, YELLOW, print, span};
 
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A root that ends sooner wants replacing.
 pub const ROOT_LEFT_MIN: u64 = 14 * 86_400;
 /// Certificates are renewed at half of their life; one with so little left was not.
@@ -22,13 +20,15 @@ pub const CERTIFICATE_LEFT_MIN: u64 = 300;
 const EXAMPLES: &str = "\
 Examples:
   weft status                         who is connected, what is wrong, has everyone got everything
+  weft status -k                      the same of a cluster: all replicas of its controller
   weft status -o json | jq .problems
   until weft status > /dev/null; do sleep 0.1; done
                                       wait until everyone has got everything
 
 Exit code: 0 all is well; 1 something is wrong (it is listed at the end), or no controller answers;
 2 wrong arguments. Wrong is: a root or certificate that has ended or is about to, a proxy that refuses
-something or is behind, a manifest that cannot be read, an object that is not accepted.";
+something or is behind, a manifest that cannot be read, an object that is not accepted, a replica of the
+controller that does not answer or cannot watch the API server.";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -40,40 +40,36 @@ pub enum Output {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = format!("{EXAMPLES}\n\n{}", mesh::WHICH))]
 pub struct Arguments {
-    /// The controller's admin address
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:14021")]
-    controller_admin: SocketAddr,
+    #[command(flatten)]
+    choice: Choice,
     /// What is printed
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Serialize)]
-struct Report<'a> {
-    healthy: bool,
-    problems: &'a [String],
-    #[serde(flatten)]
-    status: &'a Status,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let status = runtime.block_on(fetch(arguments.controller_admin))?;
-    let problems = problems(&status);
+    let (mesh, known) = runtime.block_on(async {
+        let mesh = arguments.choice.mesh().await?;
+        let known = mesh.known().await?;
+        anyhow::Ok((mesh, known))
+    })?;
+    let problems = problems(&known);
     let _read = match arguments.output {
         Output::Json => {
-            let report = Report {
-                healthy: problems.is_empty(),
-                problems: &problems,
-                status: &status,
-            };
+            let report = report(&mesh, &known, &problems)?;
             print(&[serde_json::to_string_pretty(&report)?])
         }
-        Output::Text => print(&render(&status, &problems, Paint::of_stdout())),
+        Output::Text => print(&render(
+            &mesh.title(),
+            &known,
+            &problems,
+            Paint::of_stdout(),
+        )),
     };
     Ok(match problems.is_empty() {
         true => ExitCode::SUCCESS,
@@ -81,21 +77,63 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Asks the controller.
-pub async fn fetch(admin: SocketAddr) -> Result<Status> {
-    let page = admin::get(admin, "/status", ANSWER_TIMEOUT).await;
-    let page = page.with_context(|| {
-        format!("no controller at {admin}: start weft-controller, or name its --admin address by --controller-admin")
-    })?;
-    serde_json::from_slice(&page.body)
-        .with_context(|| format!("http://{admin}/status is not a weft-controller's"))
+/// Of this host the controller's own page; of a cluster those of all replicas, and the proxies once.
+fn report(mesh: &Mesh, known: &Known, problems: &[String]) -> Result<Value> {
+    let healthy = problems.is_empty();
+    let with = |value: &mut Value, more: Value| {
+        if let (Value::Object(value), Value::Object(more)) = (value, more) {
+            value.extend(more);
+        }
+    };
+    let mut report = json!({"healthy": healthy, "problems": problems});
+    let cluster = match mesh {
+        Mesh::Here(_) => {
+            let status = known.statuses().next();
+            with(&mut report, serde_json::to_value(status)?);
+            return Ok(report);
+        }
+        Mesh::Cluster(cluster) => cluster,
+    };
+    let mut controllers = Vec::new();
+    for controller in &known.controllers {
+        let mut of = json!({"name": controller.name});
+        match &controller.answer {
+            Ok(status) => with(&mut of, serde_json::to_value(status)?),
+            Err(error) => with(&mut of, json!({"error": error})),
+        }
+        if let Value::Object(of) = &mut of {
+            of.remove("proxies");
+        }
+        controllers.push(of);
+    }
+    let mut proxies = Vec::new();
+    for proxy in known.proxies() {
+        let mut of = json!({"name": proxy.name, "controller": proxy.controller});
+        with(&mut of, serde_json::to_value(proxy.proxy)?);
+        proxies.push(of);
+    }
+    let more = json!({
+        "context": cluster.context, "namespace": cluster.namespace,
+        "controllers": controllers, "proxies": proxies,
+    });
+    with(&mut report, more);
+    Ok(report)
 }
 
-/// What is wrong, each with the object it is about. Pure: `now` is the controller's.
-pub fn problems(status: &Status) -> Vec<String> {
+/// What is wrong, each with the object it is about. Pure: `now` is the controllers'.
+pub fn problems(known: &Known) -> Vec<String> {
     let mut problems = Vec::new();
-    for root in &status.roots {
-        let left = root.not_after.saturating_sub(status.now);
+    for controller in &known.controllers {
+        let name = &controller.name;
+        match &controller.answer {
+            Ok(status) => {
+                problems.extend(watches(&status.watches).map(|of| format!("{name}: {of}")))
+            }
+            Err(error) => problems.push(format!("{name}: does not answer: {error}")),
+        }
+    }
+    for (now, root) in roots(known) {
+        let left = root.not_after.saturating_sub(now);
         let name = short(&root.fingerprint);
         if left == 0 {
             problems.push(format!(
@@ -108,13 +146,38 @@ pub fn problems(status: &Status) -> Vec<String> {
             ));
         }
     }
-    for proxy in &status.proxies {
-        problems.extend(of_proxy(status, proxy));
+    for proxy in known.proxies() {
+        problems.extend(of_proxy(&proxy));
     }
-    let errors = status.errors.iter();
-    problems.extend(errors.map(|error| format!("{}: {}", place(error), error.message)));
-    problems.extend(objects(&status.objects));
+    // All replicas read the same.
+    let mut said = HashSet::new();
+    for status in known.statuses() {
+        let errors = status.errors.iter();
+        let errors = errors.map(|error| format!("{}: {}", place(error), error.message));
+        let all = errors.chain(objects(&status.objects));
+        problems.extend(all.filter(|problem| said.insert(problem.clone())));
+    }
     problems
+}
+
+/// The trusted roots of all controllers, each once, and what time it is there.
+pub fn roots(known: &Known) -> Vec<(u64, &RootStatus)> {
+    let mut roots: Vec<(u64, &RootStatus)> = Vec::new();
+    for status in known.statuses() {
+        for root in &status.roots {
+            let same = |of: &(u64, &RootStatus)| of.1.fingerprint == root.fingerprint;
+            if !roots.iter().any(same) {
+                roots.push((status.now, root));
+            }
+        }
+    }
+    roots
+}
+
+/// Kinds that a controller cannot watch, and why.
+pub fn watches(watches: &[WatchStatus]) -> impl Iterator<Item = String> {
+    let broken = watches.iter().filter(|of| of.state == WatchState::Broken);
+    broken.map(|of| format!("cannot watch {}: {}", of.kind, of.message))
 }
 
 /// Objects that are not accepted as they are, and why.
@@ -138,8 +201,8 @@ pub fn objects(objects: &[ObjectStatus]) -> Vec<String> {
 }
 
 /// What is wrong with one proxy.
-pub fn of_proxy(status: &Status, proxy: &ProxyStatus) -> Vec<String> {
-    let of = &proxy.workload;
+pub fn of_proxy(of: &Proxy<'_>) -> Vec<String> {
+    let (status, proxy, of) = (of.status, of.proxy, &of.name);
     let refused = proxy.refused.iter().map(|refusal| {
         let (resource, message) = (&refusal.resource, &refusal.message);
         format!("{of}: refuses {resource}: {message}")
@@ -199,60 +262,24 @@ fn until(now: u64, then: u64, near: u64) -> Cell {
 }
 
 /// The whole page. Pure.
-pub fn render(status: &Status, problems: &[String], paint: Paint) -> Vec<String> {
-    let plain = |text: &str| (PLAIN, text.to_owned());
-    let mut lines = vec![paint.line(&[
-        (BOLD, format!("weft-controller {}", status.version)),
-        (
-            PLAIN,
-            format!(
-                "  trust domain {}  revision {}",
-                status.trust_domain, status.revision
-            ),
-        ),
-    ])];
+pub fn render(title: &str, known: &Known, problems: &[String], paint: Paint) -> Vec<String> {
+    let mut lines = header(title, known, paint);
     let mut section = |table: Table| {
         lines.push(String::new());
         lines.extend(table.lines(paint));
     };
-    let mut roots = Table::new(&["ROOT", "SUBJECT", "EXPIRES", "SIGNS"]);
-    for root in &status.roots {
-        roots.row(vec![
+    let plain = |text: &str| (PLAIN, text.to_owned());
+    let mut table = Table::new(&["ROOT", "SUBJECT", "EXPIRES", "SIGNS"]);
+    for (now, root) in roots(known) {
+        table.row(vec![
             plain(short(&root.fingerprint)),
             plain(&root.subject),
-            until(status.now, root.not_after, ROOT_LEFT_MIN),
+            until(now, root.not_after, ROOT_LEFT_MIN),
             plain(if root.signing { "yes" } else { "no" }),
         ]);
     }
-    section(roots);
-    let mut proxies = Table::new(&[
-        "PROXY",
-        "IDENTITY",
-        "ADMIN",
-        "VERSION",
-        "CONNECTED",
-        "CERTIFICATE",
-        "RESOURCES",
-        "REVISION",
-        "STATE",
-    ]);
-    for proxy in &status.proxies {
-        proxies.row(vec![
-            plain(&proxy.workload),
-            plain(identity(&proxy.identity, &status.trust_domain)),
-            plain(&proxy.admin),
-            plain(&proxy.version),
-            (
-                PLAIN,
-                span(status.now.saturating_sub(proxy.connected_since)),
-            ),
-            until(status.now, proxy.certificate_expires, CERTIFICATE_LEFT_MIN),
-            (PLAIN, proxy.resources.to_string()),
-            (PLAIN, proxy.acknowledged.to_string()),
-            state(status, proxy),
-        ]);
-    }
-    section(proxies);
+    section(table);
+    section(proxies(known));
     lines.push(String::new());
     if problems.is_empty() {
         lines.push(paint.line(&[(GREEN, "All is well.".to_owned())]));
@@ -263,6 +290,87 @@ pub fn render(status: &Status, problems: &[String], paint: Paint) -> Vec<String>
     lines
 }
 
+/// The controller; where there are several, a table of them.
+fn header(title: &str, known: &Known, paint: Paint) -> Vec<String> {
+    if title.is_empty()
+        && let Some(status) = known.statuses().next()
+    {
+        let (domain, revision) = (&status.trust_domain, status.revision);
+        let more = format!("  trust domain {domain}  revision {revision}");
+        let name = format!("weft-controller {}", status.version);
+        return vec![paint.line(&[(BOLD, name), (PLAIN, more)])];
+    }
+    let domain = known.statuses().next();
+    let domain = domain.map_or("", |status| &status.trust_domain);
+    let mut lines = vec![
+        paint.line(&[
+            (BOLD, title.to_owned()),
+            (PLAIN, format!("  trust domain {domain}")),
+        ]),
+        String::new(),
+    ];
+    let mut table = Table::new(&["CONTROLLER", "VERSION", "REVISION", "PROXIES", "STATE"]);
+    let proxies = known.proxies();
+    for controller in &known.controllers {
+        let name = (PLAIN, controller.name.clone());
+        let none = || (PLAIN, "-".to_owned());
+        let own = proxies.iter().filter(|of| of.controller == controller.name);
+        table.row(match &controller.answer {
+            Ok(status) => vec![
+                name,
+                (PLAIN, status.version.clone()),
+                (PLAIN, status.revision.to_string()),
+                (PLAIN, own.count().to_string()),
+                match watches(&status.watches).next() {
+                    None => (GREEN, "well".to_owned()),
+                    Some(broken) => (RED, broken),
+                },
+            ],
+            Err(_) => vec![name, none(), none(), none(), (RED, "no answer".to_owned())],
+        });
+    }
+    lines.extend(table.lines(paint));
+    lines
+}
+
+fn proxies(known: &Known) -> Table {
+    // A pod's address is nobody's business here, but which controller it is connected to is.
+    let several = !known.names.is_empty();
+    let mut table = Table::new(&[
+        "PROXY",
+        "IDENTITY",
+        if several { "CONTROLLER" } else { "ADMIN" },
+        "VERSION",
+        "CONNECTED",
+        "CERTIFICATE",
+        "RESOURCES",
+        "REVISION",
+        "STATE",
+    ]);
+    for of in known.proxies() {
+        let (status, proxy) = (of.status, of.proxy);
+        let place = if several { of.controller } else { &proxy.admin };
+        table.row(vec![
+            (PLAIN, of.name.clone()),
+            (
+                PLAIN,
+                identity(&proxy.identity, &status.trust_domain).to_owned(),
+            ),
+            (PLAIN, place.to_owned()),
+            (PLAIN, proxy.version.clone()),
+            (
+                PLAIN,
+                span(status.now.saturating_sub(proxy.connected_since)),
+            ),
+            until(status.now, proxy.certificate_expires, CERTIFICATE_LEFT_MIN),
+            (PLAIN, proxy.resources.to_string()),
+            (PLAIN, proxy.acknowledged.to_string()),
+            state(&of),
+        ]);
+    }
+    table
+}
+
 /// Without what all of them have in common.
 pub fn identity<'a>(identity: &'a str, trust_domain: &str) -> &'a str {
     let local = identity.strip_prefix("spiffe://");
@@ -270,7 +378,8 @@ pub fn identity<'a>(identity: &'a str, trust_domain: &str) -> &'a str {
     local.map_or(identity, |rest| rest.trim_start_matches('/'))
 }
 
-fn state(status: &Status, proxy: &ProxyStatus) -> Cell {
+fn state(of: &Proxy<'_>) -> Cell {
+    let (status, proxy) = (of.status, of.proxy);
     if !proxy.refused.is_empty() {
         (RED, format!("refuses {}", proxy.refused.len()))
     } else if proxy.acknowledged < status.revision {
@@ -285,7 +394,10 @@ fn state(status: &Status, proxy: &ProxyStatus) -> Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_config::status::{Condition, Refusal, RootStatus};
+    use crate::cluster::PodName;
+    use crate::mesh::Controller;
+    use std::collections::HashMap;
+    use weft_config::status::{Condition, ProxyStatus, Refusal};
 
     fn status() -> Status {
         Status {
@@ -314,13 +426,77 @@ mod tests {
 
     /// The problems, and the page without colours.
     fn shown(status: &Status) -> (Vec<String>, String) {
-        let problems = problems(status);
+        let known = Known {
+            controllers: vec![Controller {
+                name: "127.0.0.1:14021".to_owned(),
+                answer: Ok(status.clone()),
+            }],
+            names: HashMap::new(),
+        };
+        page("", &known)
+    }
+
+    fn page(title: &str, known: &Known) -> (Vec<String>, String) {
+        let problems = problems(known);
         let paint = Paint {
             color: false,
             width: usize::MAX,
         };
-        let page = render(status, &problems, paint).join("\n");
+        let page = render(title, known, &problems, paint).join("\n");
         (problems, page)
+    }
+
+    #[test]
+    fn several_controllers_are_one_mesh() {
+        let error = SourceError {
+            file: "HTTPRoute shop/web".to_owned(),
+            message: "is none".to_owned(),
+            ..SourceError::default()
+        };
+        let mut first = status();
+        first.errors.push(error);
+        let mut second = first.clone();
+        second.revision = 900;
+        second.proxies[0].workload = "uid-2".to_owned();
+        second.watches.push(WatchStatus {
+            kind: "Pod".to_owned(),
+            state: WatchState::Broken,
+            message: "forbidden".to_owned(),
+            ..WatchStatus::default()
+        });
+        let controller = |name: &str, answer| Controller {
+            name: name.to_owned(),
+            answer,
+        };
+        let name = PodName {
+            namespace: "shop".to_owned(),
+            name: "web-2".to_owned(),
+        };
+        let known = Known {
+            controllers: vec![
+                controller("weft-controller-a", Ok(first)),
+                controller("weft-controller-b", Ok(second)),
+                controller("weft-controller-c", Err("connection refused".to_owned())),
+            ],
+            names: HashMap::from([("uid-2".to_owned(), name)]),
+        };
+        let (problems, page) = page("context kind", &known);
+        assert_eq!(
+            problems,
+            [
+                "weft-controller-b: cannot watch Pod: forbidden",
+                "weft-controller-c: does not answer: connection refused",
+                "shop/web-2: is behind: revision 7 of 900",
+                "HTTPRoute shop/web: is none",
+            ]
+        );
+        for line in [
+            "weft-controller-a    0.1.0         7        1  well",
+            "weft-controller-c        -         -        -  no answer",
+            "shop/web-2  ns/shop/sa/web  weft-controller-b",
+        ] {
+            assert!(page.contains(line), "{line}: {page}");
+        }
     }
 
     #[test]

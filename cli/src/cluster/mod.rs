@@ -196,7 +196,8 @@ async fn config(options: &Options) -> Result<(Config, String)> {
             let config = Config::incluster().ok().context(NONE)?;
             return Ok((config, "this cluster".to_owned()));
         }
-        Err(error) => return Err(Error::new(error).context("the kubeconfig cannot be read")),
+        // Its causes are in its text already.
+        Err(error) => return Err(Error::msg(error.to_string())),
     };
     let context = match (&options.context, &read.current_context) {
         (Some(name), _) | (None, Some(name)) => name.clone(),

@@ -7,19 +7,17 @@ mod show;
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use weft_config::status::{ProxyStatus, Status};
 
-use crate::admin;
+use crate::mesh::{Choice, Door, Known, Mesh, Proxy, WHICH};
 use crate::status::{self, Output};
 use crate::terminal::{Drawing, Paint, print, show_cursor};
 use golden::{Reading, Summary, Sums, Unread};
@@ -27,15 +25,15 @@ use golden::{Reading, Summary, Sums, Unread};
 /// Proxies asked at once.
 const SCRAPES_MAX: usize = 32;
 /// How long one may take: most of an interval, so that one that hangs does not
-/// slow the others' numbers, and within these bounds.
+/// slow the others' numbers, but at least this.
 const SCRAPE_TIMEOUT_MIN: Duration = Duration::from_millis(500);
-const SCRAPE_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 /// Shorter ones would measure the asking.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 const EXAMPLES: &str = "\
 Examples:
   weft top                            a table that is redrawn every second
+  weft top -k --interval 5s           of a cluster, through its API server
   weft top --interval 5s | grep '^edge ns/shop/sa/frontend'
                                       plain lines: who the frontend calls
   weft top --once -o json | jq '.services[] | select(.success < 1)'
@@ -48,11 +46,10 @@ failed when it was answered 5xx or not at all; of opaque connections those count
 Exit code: 0; 1 if the controller does not answer, or with --once if no proxy does; 2 wrong arguments.";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = format!("{EXAMPLES}\n\n{WHICH}"))]
 pub struct Arguments {
-    /// The controller's admin address, which says where the proxies are
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:14021")]
-    controller_admin: SocketAddr,
+    #[command(flatten)]
+    choice: Choice,
     /// Between two readings
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = at_least)]
     interval: Duration,
@@ -128,82 +125,83 @@ async fn follow(
     arguments: &Arguments,
     mut show: impl FnMut(&Summary) -> Result<bool>,
 ) -> Result<ExitCode> {
+    let mesh = arguments.choice.mesh().await?;
     let mut ticks = interval(arguments.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let limit = arguments.interval * 4 / 5;
-    let limit = limit.clamp(SCRAPE_TIMEOUT_MIN, SCRAPE_TIMEOUT_MAX);
-    let mut known: Option<Status> = None;
+    let limit = limit.clamp(SCRAPE_TIMEOUT_MIN, mesh.patience());
+    let mut last: Option<Known> = None;
     let mut earlier: Option<(Instant, Readings)> = None;
     loop {
         ticks.tick().await;
-        let (status, gone) = match (
-            status::fetch(arguments.controller_admin).await,
-            known.take(),
-        ) {
-            (Ok(status), _) => (status, None),
+        let (known, gone) = match (mesh.known().await, last.take()) {
+            (Ok(known), _) => (known, None),
             // Its proxies go on without it, and so do we.
             (Err(error), Some(known)) => (known, Some(format!("{error:#}"))),
             (Err(error), None) => return Err(error),
         };
         let at = Instant::now();
-        let (readings, mut unread) = scrape(&status.proxies, limit).await;
+        let proxies = known.proxies();
+        let (readings, mut unread) = scrape(&mesh, &proxies, limit).await;
         unread.extend(gone.map(|why| Unread {
             workload: "the controller".to_owned(),
-            admin: arguments.controller_admin.to_string(),
+            admin: mesh.place(),
             why,
         }));
-        let status = known.insert(status);
-        let Some((since, before)) = earlier.replace((at, readings)) else {
-            continue;
-        };
-        let Some((_, readings)) = &earlier else {
-            continue;
-        };
-        let mut sums = Sums::default();
-        for proxy in &status.proxies {
-            let key = (proxy.workload.clone(), proxy.admin.clone());
-            // Who is new has nothing to be compared with yet.
-            if let (Some(before), Some(now)) = (before.get(&key), readings.get(&key)) {
-                let identity = status::identity(&proxy.identity, &status.trust_domain);
-                sums.add(identity, before, now);
+        if let Some((since, before)) = earlier.replace((at, readings))
+            && let Some((_, readings)) = &earlier
+        {
+            let mut sums = Sums::default();
+            for of in &proxies {
+                let key = key(of);
+                // Who is new has nothing to be compared with yet.
+                if let (Some(before), Some(now)) = (before.get(&key), readings.get(&key)) {
+                    let identity = status::identity(&of.proxy.identity, &of.status.trust_domain);
+                    sums.add(identity, before, now);
+                }
+            }
+            let summary = Summary {
+                unread,
+                proxies: proxies.len(),
+                ..sums.finish(at - since)
+            };
+            if !show(&summary)? || arguments.once {
+                let none = !summary.unread.is_empty() && readings.is_empty();
+                return Ok(if none {
+                    ExitCode::FAILURE
+                } else {
+                    ExitCode::SUCCESS
+                });
             }
         }
-        let summary = Summary {
-            unread,
-            proxies: status.proxies.len(),
-            ..sums.finish(at - since)
-        };
-        if !show(&summary)? || arguments.once {
-            let none = !summary.unread.is_empty() && readings.is_empty();
-            return Ok(if none {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            });
-        }
+        drop(proxies);
+        last = Some(known);
     }
 }
 
+fn key(of: &Proxy<'_>) -> (String, String) {
+    (of.proxy.workload.clone(), of.proxy.admin.clone())
+}
+
 /// Reads all proxies, a few at a time.
-async fn scrape(proxies: &[ProxyStatus], limit: Duration) -> (Readings, Vec<Unread>) {
+async fn scrape(mesh: &Mesh, proxies: &[Proxy<'_>], limit: Duration) -> (Readings, Vec<Unread>) {
     let places = Arc::new(Semaphore::new(SCRAPES_MAX));
     let mut tasks = JoinSet::new();
     for proxy in proxies {
-        let (workload, admin) = (proxy.workload.clone(), proxy.admin.clone());
+        let (key, name, door) = (key(proxy), proxy.name.clone(), mesh.door(proxy));
         let places = Arc::clone(&places);
         tasks.spawn(async move {
             let _place = places.acquire().await;
-            let reading = read(&admin, limit).await;
-            ((workload, admin), reading)
+            (key, name, read(&door, limit).await)
         });
     }
     let (mut readings, mut unread) = (Readings::new(), Vec::new());
     while let Some(done) = tasks.join_next().await {
         match done {
-            Ok((key, Ok(reading))) => {
+            Ok((key, _, Ok(reading))) => {
                 readings.insert(key, reading);
             }
-            Ok(((workload, admin), Err(error))) => unread.push(Unread {
+            Ok(((_, admin), workload, Err(error))) => unread.push(Unread {
                 workload,
                 admin,
                 why: format!("{error:#}"),
@@ -216,10 +214,7 @@ async fn scrape(proxies: &[ProxyStatus], limit: Duration) -> (Readings, Vec<Unre
     (readings, unread)
 }
 
-async fn read(admin: &str, limit: Duration) -> Result<Reading> {
-    let address: SocketAddr = admin
-        .parse()
-        .with_context(|| format!("{admin:?} is no address"))?;
-    let page = admin::get(address, "/metrics", limit).await?;
+async fn read(door: &Door, limit: Duration) -> Result<Reading> {
+    let page = door.get("/metrics", limit).await?;
     Ok(Reading::parse(&page.text()))
 }
