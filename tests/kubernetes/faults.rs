@@ -4,9 +4,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use weft_tests::cluster::{Cluster, Namespace};
+use weft_tests::eventually_within;
 use weft_tests::install::{self, NAMESPACE};
 use weft_tests::storm::{self, OnTerm};
-use weft_tests::eventually_within;
 
 use super::{INJECTED, PATIENCE, alone};
 
@@ -19,7 +19,14 @@ fn store(cluster: &Cluster, subject: &str) -> Namespace {
     namespace.rolled_out("web");
     namespace.rolled_out("chat");
     namespace.apply(&storm::customer(SECONDS));
-    namespace.kubectl(&["wait", "--for=condition=Ready", "pod", "-l", "app=customer", "--timeout=60s"]);
+    namespace.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "pod",
+        "-l",
+        "app=customer",
+        "--timeout=60s",
+    ]);
     sleep(Duration::from_secs(2));
     namespace
 }
@@ -40,9 +47,24 @@ fn controllers_that_are_upgraded_or_gone_cost_nothing() {
     let namespace = store(&cluster, "upgrade");
     install::install(&cluster, &["controller.podAnnotations.version=other"]);
     // While none runs, pods that are there go on, and those that leave do it without a loss.
-    let deployment = ["-n", NAMESPACE, "scale", "deployment/weft-controller", "--replicas"];
+    let deployment = [
+        "-n",
+        NAMESPACE,
+        "scale",
+        "deployment/weft-controller",
+        "--replicas",
+    ];
     cluster.kubectl(&[&deployment[..], &["0"]].concat());
-    let gone = ["-n", NAMESPACE, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=controller", "--timeout=60s"];
+    let gone = [
+        "-n",
+        NAMESPACE,
+        "wait",
+        "--for=delete",
+        "pod",
+        "-l",
+        "app.kubernetes.io/component=controller",
+        "--timeout=60s",
+    ];
     cluster.kubectl(&gone);
     namespace.kubectl(&["scale", "deployment/web", "--replicas", "2"]);
     namespace.rolled_out("web");
@@ -51,13 +73,32 @@ fn controllers_that_are_upgraded_or_gone_cost_nothing() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: NAMESPACE}\nspec: {containers: [{name: a, image: localhost/store:1, args: [serve]}]}\n";
     other.apply(pod);
     cluster.apply(&pod.replace("NAMESPACE", "kube-system"));
-    cluster.kubectl(&["-n", "kube-system", "delete", "pod", "a", "--grace-period=1", "--wait=false"]);
+    cluster.kubectl(&[
+        "-n",
+        "kube-system",
+        "delete",
+        "pod",
+        "a",
+        "--grace-period=1",
+        "--wait=false",
+    ]);
     let said = cluster.try_apply(&pod.replace("NAMESPACE", &namespace.name));
     assert!(!said.status.success(), "a pod started outside the mesh");
     cluster.kubectl(&[&deployment[..], &["2"]].concat());
-    cluster.kubectl(&["-n", NAMESPACE, "rollout", "status", "deployment/weft-controller", "--timeout=120s"]);
+    cluster.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "rollout",
+        "status",
+        "deployment/weft-controller",
+        "--timeout=120s",
+    ]);
     eventually_within(PATIENCE, "pods are injected again", || {
-        cluster.try_apply(&pod.replace("NAMESPACE", &namespace.name)).status.success().then_some(())
+        cluster
+            .try_apply(&pod.replace("NAMESPACE", &namespace.name))
+            .status
+            .success()
+            .then_some(())
     });
     nothing_lost(&cluster, &namespace);
 }

@@ -110,8 +110,9 @@ async fn live(
     };
     let (mut source, hub, place) = begin(args, client.as_ref()).await?;
     pages.begun(&hub);
-    let statuses =
-        client.map(|client| statuses.get_or_init(|| Statuses::new(&client, &args.cluster, &hub)));
+    let statuses = client
+        .as_ref()
+        .map(|client| statuses.get_or_init(|| Statuses::new(client, &args.cluster, &hub)));
     let teller = statuses.map(Statuses::teller);
     while !take(&mut source, &hub, teller.as_ref()).await {}
     let listener = TcpListener::bind(args.listen())
