@@ -7,7 +7,7 @@
 //! zone is reloaded.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,17 @@ impl SharedResolver {
         // We ask when the service's bounds say so; a cache would ignore them.
         options.cache_size = 0;
         Ok(resolver.insert(builder.build()?).clone())
+    }
+}
+
+impl SharedResolver {
+    /// All addresses of a name now; search domains and /etc/hosts count.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, NetError> {
+        match self.open()?.lookup_ip(name).await {
+            Ok(found) => Ok(found.iter().collect()),
+            Err(error) if error.is_no_records_found() => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -223,4 +234,4 @@ async fn services(resolver: &TokioResolver, name: &str) -> Result<Answer, NetErr
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -30,6 +30,15 @@ pub struct Mesh {
     pub controller: Program,
     pub listen: SocketAddr,
     pub admin: SocketAddr,
+    /// What sidecars that are started from now on are told, in this order.
+    pub controllers: Vec<SocketAddr>,
+}
+
+/// A further controller of the same mesh.
+pub struct Replica {
+    pub program: Program,
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 /// A workload with its sidecar.
@@ -85,6 +94,13 @@ pub fn uid(address: IpAddr, account: &str) -> String {
     format!("{account}-{}", address.to_string().replace('.', "-"))
 }
 
+/// What the controller with this admin address says.
+#[must_use]
+pub fn status_at(admin: SocketAddr) -> Status {
+    let answer = Raw::connect(admin).get("/status");
+    serde_json::from_slice(&answer.body).expect("it answers its status")
+}
+
 fn start_controller(folder: &Path, listen: SocketAddr, admin: SocketAddr) -> Program {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let binary = BUILT.get_or_init(|| built("weft-controller", "weft-controller"));
@@ -98,6 +114,9 @@ fn start_controller(folder: &Path, listen: SocketAddr, admin: SocketAddr) -> Pro
         .args(["--admin", &admin.to_string()]);
     let mut program = Program::start("weft-controller", &mut command, folder);
     program.accepts(admin);
+    eventually("the controller serving proxies", || {
+        (Raw::connect(admin).get("/ready").status == 200).then_some(())
+    });
     program
 }
 
@@ -127,6 +146,19 @@ impl Mesh {
             folder,
             listen,
             admin,
+            controllers: vec![listen],
+        }
+    }
+
+    /// Starts a further controller over the same manifests and authority.
+    #[must_use]
+    pub fn join(&mut self) -> Replica {
+        let (listen, admin) = (port::free_address(), port::free_address());
+        self.controllers.push(listen);
+        Replica {
+            program: start_controller(self.folder.path(), listen, admin),
+            listen,
+            admin,
         }
     }
 
@@ -153,10 +185,13 @@ impl Mesh {
         fs::remove_file(file).expect("it is there");
     }
 
+    fn told(&self) -> Vec<String> {
+        self.controllers.iter().map(ToString::to_string).collect()
+    }
+
     #[must_use]
     pub fn status(&self) -> Status {
-        let answer = Raw::connect(self.admin).get("/status");
-        serde_json::from_slice(&answer.body).expect("it answers its status")
+        status_at(self.admin)
     }
 
     /// A headless-by-name service `shop/NAME:80` of these sidecars' applications.
@@ -246,7 +281,7 @@ impl Mesh {
         let mut command = Command::new(binary());
         command
             .arg("sidecar")
-            .env("WEFT_CONTROLLERS", self.listen.to_string())
+            .env("WEFT_CONTROLLERS", self.told().join(","))
             .env("WEFT_TRUST_BUNDLE", roots)
             .env("WEFT_TOKEN", self.token(account, &uid))
             .env("WEFT_STATE", state)
@@ -291,7 +326,7 @@ impl Mesh {
         let file = self.token(account, uid);
         let config = json!({
             "settings": {"mesh": {
-                "controllers": [self.listen.to_string()],
+                "controllers": self.told(),
                 "trustBundle": ca.join("trust.pem"),
                 "token": file,
                 "state": self.folder.path().join(format!("{uid}.state")),

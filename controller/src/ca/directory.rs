@@ -6,6 +6,7 @@
 //! | `bundle.pem` | further roots that are trusted, where it exists |
 //! | `crl.pem` | revocation lists, where it exists |
 //! | `token.key` | signs join tokens; made at the first start |
+//! | `lock` | held while what is missing is made |
 //! | `trust.pem` | written here: all trusted roots, for who has yet to be told |
 
 use std::io::{ErrorKind, Read as _};
@@ -35,6 +36,10 @@ impl Directory {
     /// Makes what is missing.
     pub fn open(path: &Path, trust_domain: &str) -> Result<Self, CaError> {
         std::fs::create_dir_all(path).map_err(|error| file_error(path, error))?;
+        // Of controllers that start at once one makes what is missing.
+        let lock = path.join("lock");
+        let held = std::fs::File::create(&lock).and_then(|file| file.lock().map(|()| file));
+        let _held = held.map_err(|error| file_error(&lock, error))?;
         let (certificate, key) = (path.join("ca.crt"), path.join("ca.key"));
         if !certificate.exists() && !key.exists() {
             let root = Root::make(trust_domain)?;

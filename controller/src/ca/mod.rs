@@ -337,6 +337,19 @@ mod tests {
     }
 
     #[test]
+    fn controllers_that_start_at_once_have_one_authority() {
+        let folder = tempfile::tempdir().unwrap();
+        let roots = std::thread::scope(|scope| {
+            let started: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| open(folder.path()).bundle().signing_root))
+                .collect();
+            let roots = started.into_iter().map(|one| one.join().unwrap());
+            roots.collect::<std::collections::BTreeSet<_>>()
+        });
+        assert_eq!(roots.len(), 1);
+    }
+
+    #[test]
     fn nobody_gets_another_s_identity() {
         let folder = tempfile::tempdir().unwrap();
         let ca = open(folder.path());

@@ -145,12 +145,12 @@ impl Process {
                 None => None,
             };
             // A controller that knows of no user may have only just started.
-            let all_told = told
-                .as_ref()
-                .is_some_and(|told| told.users > 0 && told.acknowledged == told.users);
+            let all_told = told.is_some_and(|told| {
+                told.by_all && told.users > 0 && told.acknowledged == told.users
+            });
             let left = Left {
-                users: told.as_ref().map(|told| told.users),
-                acknowledged: told.as_ref().map_or(0, |told| told.acknowledged),
+                users: told.map(|told| told.users),
+                acknowledged: told.map_or(0, |told| told.acknowledged),
                 in_flight: shut(&shared, all_told, (most, began)).await,
             };
             tracing::info!(?left, "nothing more will reach the application");

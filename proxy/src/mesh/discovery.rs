@@ -19,7 +19,7 @@ use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Stat
 
 use super::link::LinkError;
 use super::store::{Effect, Kind, Store};
-use super::{Backoff, Client, identity, link};
+use super::{Backoff, Client, identity, leave, link};
 use crate::control;
 use crate::health::with_sources;
 use crate::logic::barrier::ACKNOWLEDGED_MAX;
@@ -85,8 +85,7 @@ pub async fn run(client: Arc<Client>, mut questions: mpsc::Receiver<Question>) {
             }
             Err(problem) => problem,
         };
-        let controller = link::controller(mesh, attempt);
-        tracing::warn!(controller, %problem, "no connection to the controller; going on with what is known");
+        tracing::warn!(%problem, "no connection to the controller; going on with what is known");
         {
             let mut told = client.mesh.told.lock();
             told.controller = None;
@@ -101,7 +100,7 @@ pub async fn run(client: Arc<Client>, mut questions: mpsc::Receiver<Question>) {
 /// A controller that has only just started does not know who is on its way out.
 async fn leave_again(client: &Client) -> Infallible {
     if client.mesh.leaving.load(Ordering::Relaxed) {
-        let _ = identity::leave(client, ACKNOWLEDGED_MAX).await;
+        let _ = leave::leave(client, ACKNOWLEDGED_MAX).await;
     }
     std::future::pending().await
 }
@@ -124,7 +123,7 @@ impl Discovery {
                 .map_err(|error| error.to_string())?
                 .clone()
                 .ok_or("no certificate")?;
-            let address = link::controller(&client.mesh.config, attempt);
+            let (address, _) = client.controllers.choose(attempt).await?;
             let svid = Some(present.svid.clone());
             let link = link::connect(address, &present.trust, svid)
                 .await
@@ -133,7 +132,7 @@ impl Discovery {
                     if matches!(error, LinkError::Refused(_)) {
                         client.renew.notify_one();
                     }
-                    with_sources(&error)
+                    format!("{address}: {}", with_sources(&error))
                 })?;
             let mut service = AggregatedDiscoveryServiceClient::with_origin(link, link::origin())
                 .max_decoding_message_size(RESPONSE_BYTES_MAX);
@@ -141,13 +140,15 @@ impl Discovery {
             let responses = service
                 .delta_aggregated_resources(ReceiverStream::new(outgoing))
                 .await
-                .map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
+                .map_err(|status| {
+                    format!("{address}: {:?}: {}", status.code(), status.message())
+                })?;
             {
                 let mut told = client.mesh.told.lock();
-                told.controller = Some(address.to_owned());
+                told.controller = Some(address.to_string());
                 told.problem = None;
             }
-            tracing::info!(controller = address, "connected to the controller");
+            tracing::info!(controller = %address, "connected to the controller");
             Ok((requests, responses.into_inner()))
         };
         self.meanwhile(opening, questions).await

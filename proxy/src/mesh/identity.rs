@@ -1,6 +1,7 @@
 //! This workload's certificate: asked for with a proof, renewed at half of its
 //! life with the old one as the proof, with a fresh key each time.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,24 +132,30 @@ fn trust_to_begin_with(client: &Client) -> Result<Trust, String> {
 
 /// Asks one controller, and tells why it gave nothing.
 async fn sign(client: &Client, attempt: usize) -> Result<Credentials, ()> {
-    let controller = link::controller(&client.mesh.config, attempt);
-    let signed = try_sign(client, controller, attempt).await;
+    let signed = match client.controllers.choose(attempt).await {
+        Ok((controller, count)) => {
+            // Every other round begins anew.
+            let anew = (attempt / count.max(1)) % 2 == 1;
+            let signed = try_sign(client, controller, anew).await;
+            signed.map_err(|problem| format!("{controller}: {problem}"))
+        }
+        Err(problem) => Err(problem),
+    };
     let mut told = client.mesh.told.lock();
     signed.inspect(|_| told.problem = None).map_err(|problem| {
-        tracing::warn!(controller, %problem, "no new certificate; trying again");
+        tracing::warn!(%problem, "no new certificate; trying again");
         told.problem = Some(problem);
     })
 }
 
 async fn try_sign(
     client: &Client,
-    controller: &str,
-    attempt: usize,
+    controller: SocketAddr,
+    anew: bool,
 ) -> Result<Credentials, String> {
     let mesh = &client.mesh.config;
-    // The certificate is the proof where there is one. Every other round begins
-    // anew, from the files: roots may have changed while nobody could be reached.
-    let anew = (attempt / mesh.controllers.len().max(1)) % 2 == 1;
+    // The certificate is the proof where there is one. `anew`: from the files, since
+    // roots may have changed while nobody could be reached.
     let present = client.credentials.borrow().clone();
     let proof = present.filter(|present| !anew && !present.remaining().is_zero());
     let (trust, token, svid) = match &proof {
@@ -220,29 +227,4 @@ fn token(path: &Path) -> Result<String, String> {
             path.display()
         )),
     }
-}
-
-/// Tells the controller that the workload leaves; `None`: none could be told.
-pub async fn leave(client: &Client, limit: Duration) -> Option<wire::LeaveResponse> {
-    let present = client.credentials.borrow().clone()?;
-    let telling = async {
-        for attempt in 0..client.mesh.config.controllers.len() {
-            let address = link::controller(&client.mesh.config, attempt);
-            let svid = Some(present.svid.clone());
-            let Ok(link) = link::connect(address, &present.trust, svid).await else {
-                continue;
-            };
-            let mut workloads = WorkloadsClient::with_origin(link, link::origin());
-            let mut request = tonic::Request::new(wire::LeaveRequest {});
-            request.set_timeout(limit);
-            match workloads.leave(request).await {
-                Ok(response) => return Some(response.into_inner()),
-                Err(status) => {
-                    tracing::warn!(controller = address, code = ?status.code(), message = status.message(), "cannot tell the controller that we leave");
-                }
-            }
-        }
-        None
-    };
-    tokio::time::timeout(limit, telling).await.ok().flatten()
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,7 +17,6 @@ use tokio::task::JoinHandle;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response, Uri};
-use weft_config::snapshot::Mesh;
 
 use crate::net::tls::mesh::{self, MeshTlsError, Refusal, Svid, Trust};
 
@@ -63,13 +63,17 @@ impl Drop for Driver {
 }
 
 /// Connects to one controller.
-pub async fn connect(address: &str, trust: &Trust, svid: Option<Svid>) -> Result<Link, LinkError> {
+pub async fn connect(
+    address: SocketAddr,
+    trust: &Trust,
+    svid: Option<Svid>,
+) -> Result<Link, LinkError> {
     tokio::time::timeout(CONNECT_MAX, open(address, trust, svid))
         .await
         .unwrap_or(Err(LinkError::Timeout))
 }
 
-async fn open(address: &str, trust: &Trust, svid: Option<Svid>) -> Result<Link, LinkError> {
+async fn open(address: SocketAddr, trust: &Trust, svid: Option<Svid>) -> Result<Link, LinkError> {
     let config = mesh::controller_client(trust, svid).map_err(LinkError::Tls)?;
     let tcp = TcpStream::connect(address)
         .await
@@ -103,12 +107,6 @@ async fn open(address: &str, trust: &Trust, svid: Option<Svid>) -> Result<Link, 
         send,
         _driver: Arc::new(Driver(driver)),
     })
-}
-
-/// The controllers of a mesh, from the `attempt`th on.
-pub fn controller(mesh: &Mesh, attempt: usize) -> &str {
-    let index = attempt.checked_rem(mesh.controllers.len()).unwrap_or(0);
-    mesh.controllers.get(index).map_or("", |address| address)
 }
 
 /// The origin of gRPC requests.

@@ -5,10 +5,12 @@
 //! **Invariant:** whatever a controller does or fails to do, what was published
 //! stays until something better is whole.
 
+mod controllers;
 pub mod credentials;
 mod discovery;
 mod identity;
 mod inbound;
+pub mod leave;
 mod link;
 mod resource;
 pub mod store;
@@ -22,11 +24,12 @@ use rand::RngExt as _;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use weft_config::snapshot::Destination;
-use weft_config::wire;
 
 use crate::control;
+use crate::resolve::SharedResolver;
 use crate::state::Shared;
 use crate::state::mesh::{MeshState, Question};
+use controllers::Controllers;
 use credentials::Credentials;
 
 /// First and longest pause between attempts.
@@ -37,6 +40,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 struct Client {
     mesh: Arc<MeshState>,
+    controllers: Controllers,
     shared: Arc<Shared>,
     requests: mpsc::Sender<control::Request>,
     /// Destinations of explicit listeners: never forgotten.
@@ -69,8 +73,10 @@ impl MeshClient {
     /// `None`: the process is no sidecar.
     pub fn start(setting: Setting) -> Option<Self> {
         let mesh = Arc::clone(setting.shared.mesh.as_ref()?);
+        let controllers = Controllers::new(&mesh.config.controllers, SharedResolver::default());
         let client = Arc::new(Client {
             mesh,
+            controllers,
             shared: setting.shared,
             requests: setting.requests,
             pinned: setting.pinned,
@@ -88,13 +94,10 @@ impl MeshClient {
     }
 
     /// Takes the workload out of rotation; who used it, and who has acknowledged.
-    pub fn leave(
-        &self,
-        limit: Duration,
-    ) -> impl Future<Output = Option<wire::LeaveResponse>> + use<> {
+    pub fn leave(&self, limit: Duration) -> impl Future<Output = Option<leave::Told>> + use<> {
         let client = Arc::clone(&self.client);
         client.mesh.leaving.store(true, Ordering::Relaxed);
-        async move { identity::leave(&client, limit).await }
+        async move { leave::leave(&client, limit).await }
     }
 }
 

@@ -13,13 +13,13 @@ use tokio::net::UdpSocket;
 
 /// What the server says: addresses of every name, SRV targets, or an error.
 #[derive(Clone, Debug, Default)]
-struct Zone {
-    addresses: Vec<[u8; 4]>,
-    services: Vec<(u16, u16, u16, &'static str)>,
-    fails: bool,
+pub(crate) struct Zone {
+    pub(crate) addresses: Vec<[u8; 4]>,
+    pub(crate) services: Vec<(u16, u16, u16, &'static str)>,
+    pub(crate) fails: bool,
 }
 
-async fn server(zone: Arc<Mutex<Zone>>) -> SharedResolver {
+pub(crate) async fn server(zone: Arc<Mutex<Zone>>) -> SharedResolver {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let port = socket.local_addr().unwrap().port();
     tokio::spawn(async move {
