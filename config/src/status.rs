@@ -120,6 +120,8 @@ pub struct ProxyStatus {
     /// Seconds since the Unix epoch.
     pub connected_since: u64,
     pub certificate_expires: u64,
+    /// The root that signed the certificate in use, as the proxy says: SHA-256, hex.
+    pub signing_root: String,
     /// Resources subscribed.
     pub resources: u32,
     /// Everything sent up to this revision is acknowledged.

@@ -372,13 +372,14 @@ impl Session {
         let unanswered = self.types.values().filter(|of| of.unanswered.is_some());
         let pending = unanswered.count();
         let resources: usize = self.types.values().map(|of| of.names.len()).sum();
-        let admin = self.node.as_ref().and_then(|node| {
-            let field = node.metadata.as_ref()?.fields.get("admin")?;
-            match &field.kind {
+        let said = |name: &str| {
+            let metadata = self.node.as_ref()?.metadata.as_ref()?;
+            match &metadata.fields.get(name)?.kind {
                 Some(prost_types::value::Kind::StringValue(text)) => Some(text.clone()),
                 _ => None,
             }
-        });
+        };
+        let (admin, signing_root) = (said("admin"), said("signingRoot"));
         let version = self
             .node
             .as_ref()
@@ -389,6 +390,9 @@ impl Session {
             status.refused = self.refused.values().cloned().collect();
             if let Some(admin) = admin {
                 status.admin = admin;
+            }
+            if let Some(root) = signing_root {
+                status.signing_root = root;
             }
             if let Some(version) = version {
                 status.version = version;

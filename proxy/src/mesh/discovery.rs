@@ -179,6 +179,8 @@ impl Discovery {
         questions: &mut mpsc::Receiver<Question>,
     ) -> String {
         self.store.reconnected();
+        let client = Arc::clone(&self.client);
+        let mut credentials = client.credentials.subscribe();
         let mut first = true;
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -195,6 +197,17 @@ impl Discovery {
                 },
                 Some(question) = questions.recv() => self.question(question),
                 () = until(publish) => {}
+                // Another certificate: who rotates the root wants to know.
+                Ok(()) = credentials.changed() => {
+                    let request = DeltaDiscoveryRequest {
+                        type_url: Kind::TrustBundle.type_url(),
+                        node: Some(self.node()),
+                        ..Default::default()
+                    };
+                    if requests.try_send(request).is_err() {
+                        return STUCK.to_owned();
+                    }
+                }
                 _ = sweep.tick() => self.sweep(),
             }
             if self.rebuild_at.is_none_or(|at| at <= Instant::now()) {
@@ -232,10 +245,14 @@ impl Discovery {
             kind: Some(value::Kind::StringValue(text)),
         };
         let admin = ("admin".to_owned(), text(self.client.admin.to_string()));
+        let present = self.client.credentials.borrow();
+        let root = present.iter().flat_map(|present| &present.signing_root);
+        let root = root.map(|byte| format!("{byte:02x}")).collect();
+        let root = ("signingRoot".to_owned(), text(root));
         Node {
             id: self.client.mesh.config.workload.to_string(),
             metadata: Some(Struct {
-                fields: [admin].into_iter().collect(),
+                fields: [admin, root].into_iter().collect(),
             }),
             user_agent_name: "weft-proxy".to_owned(),
             user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
