@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
+use weft_controller::admission::inject::{Options, Outcome, PREFIX, Settings, inject};
 use weft_controller::api::{Attachment, ParentRef, ReferenceGrant, WorkloadPolicy};
 use weft_controller::source::manifest;
 
@@ -500,6 +501,19 @@ oldest (`metadata.creationTimestamp`) counts, then the first by name; the others
         "\n### spec of ReferenceGrant\n\n| field | type | | |\n| --- | --- | --- | --- |\n{}",
         rows::<ReferenceGrant>()
     );
+    let annotations: String = rows::<Options>()
+        .lines()
+        .map(|row| {
+            // Annotations are strings, and none has to be there.
+            let cells: Vec<&str> = row.splitn(5, '|').collect();
+            let name = cells[1].trim().trim_matches('`');
+            format!("| `{PREFIX}{name}` |{}\n", cells[4])
+        })
+        .collect();
+    let _ = write!(
+        page,
+        "\n## Annotations of pods\n\nWhat a pod says of its sidecar when it is [injected](injection.md). Others with this prefix, and values that are\nnot allowed, are refused.\n\n| annotation | |\n| --- | --- |\n{annotations}"
+    );
     page.push_str("
 ## Conditions
 
@@ -515,6 +529,33 @@ generation.
 | EndpointSlice | `ResolvedRefs` | `PodNotFound`: an endpoint is left out |
 ");
     page
+}
+
+/// The pod that docs/injection.md shows.
+#[test]
+fn the_documented_pod_is_what_injection_makes() {
+    let text = fs::read_to_string(root().join("docs/injection.md")).unwrap();
+    let text = text.replace("VERSION", env!("CARGO_PKG_VERSION"));
+    let pod = |heading: &str| -> Value {
+        let (_, after) = text.split_once(heading).unwrap();
+        let (_, block) = after.split_once("```yaml\n").unwrap();
+        serde_saphyr::from_str(block.split("```").next().unwrap()).unwrap()
+    };
+    let settings = Settings {
+        image: format!("ghcr.io/weft-mesh/weft-proxy:{}", env!("CARGO_PKG_VERSION")),
+        pull_policy: None,
+        controllers: vec!["weft-controller.weft-system.svc.cluster.local:14010".to_owned()],
+        trust_bundle: "…".to_owned(),
+        trust_domain: "cluster.local".to_owned(),
+        defaults: Options::default(),
+    };
+    let token = "00112233445566778899aabbccddeeff".parse().unwrap();
+    let Ok(Outcome::Injected(injected)) = inject(&pod("\nBefore:"), true, &settings, token) else {
+        panic!("it is not injected");
+    };
+    assert_eq!(injected.warnings, [""; 0]);
+    let shown = pod("\nAfter:");
+    assert_eq!(shown, injected.pod, "{:#}", injected.pod);
 }
 
 #[test]
