@@ -1,196 +1,22 @@
 //! Injection on a real API server: it asks the real controller's webhook, of the chart's
 //! configuration. The pods are for a node that there is not, so nobody runs them.
 
+#[path = "injection/injector.rs"]
+mod injector;
+#[path = "injection/pods.rs"]
+mod pods;
+
 use std::fs;
 use std::io::Read as _;
-use std::net::SocketAddr;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use weft_tests::cluster::{Cluster, Namespace};
 use weft_tests::curl::curl;
-use weft_tests::process::Program;
-use weft_tests::proxy::built;
+use weft_tests::eventually;
 use weft_tests::raw::Raw;
 use weft_tests::weft::{ended, weft};
-use weft_tests::{eventually, root};
 
-const IMAGE: &str = "localhost/weft-proxy:test";
-const CONTROLLER: &str = "weft-controller.weft-system.svc.cluster.local:14010";
-/// The chart's line that says whom to ask.
-const SERVICE: &str =
-    "service: {name: weft-webhook, namespace: weft-system, path: /inject, port: 443}";
-/// A label of the namespaces that one test's webhook is about.
-const SCOPE: &str = "weft-test-injector";
-/// The namespaces' label, in place of weft.dev/inject: a mesh that is installed in the same
-/// cluster is not asked about them.
-const LABEL: &str = "weft-test-inject";
-const ENABLED: (&str, &str) = (LABEL, "enabled");
-const SELECTOR: &str =
-    "namespaceSelector:\n      matchExpressions:\n        - {key: weft.dev/inject,";
-
-/// A controller, and the API server asking it.
-struct Injector {
-    cluster: Cluster,
-    controller: Program,
-    folder: TempDir,
-    admin: SocketAddr,
-    webhook: SocketAddr,
-    name: String,
-}
-
-impl Injector {
-    /// Where there is a cluster.
-    fn start() -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let cluster = Cluster::connect()?;
-        let folder = TempDir::new().expect("a folder can be made");
-        let ready = folder.path().join("ready.json");
-        let mut command = Command::new(built("weft-controller", "weft-controller"));
-        command
-            .arg("--kubernetes")
-            .arg("--ca-dir")
-            .arg(folder.path().join("ca"))
-            .arg("--ready-file")
-            .arg(&ready)
-            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .args(["--webhook", "127.0.0.1:0", "--proxy-image", IMAGE])
-            .args(["--proxy-image-pull-policy", "IfNotPresent"])
-            .env("KUBECONFIG", &cluster.kubeconfig);
-        let mut controller = Program::start("controller", &mut command, folder.path());
-        let ports: Value = eventually("a controller that is ready", || {
-            assert!(controller.is_running(), "{}", controller.output());
-            serde_json::from_slice(&fs::read(&ready).ok()?).ok()
-        });
-        let address = |name: &str| ports[name].as_str().unwrap().parse().unwrap();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let injector = Self {
-            admin: address("admin"),
-            webhook: address("webhook"),
-            name: format!("weft-test-{}-{number}", std::process::id()),
-            cluster,
-            controller,
-            folder,
-        };
-        injector.register();
-        Some(injector)
-    }
-
-    /// The chart's configuration, for this test's namespaces and by this controller's port.
-    fn register(&self) {
-        let chart = root().join("charts/weft");
-        let chart = chart.to_str().unwrap();
-        let only = ["-n", "weft-system", "-s", "templates/webhook.yaml"];
-        let manifest = self
-            .cluster
-            .helm(&[&["template", "weft", chart], &only[..]].concat());
-        let roots = self.folder.path().join("ca/trust.pem");
-        let roots = Command::new("base64")
-            .arg("-w0")
-            .arg(roots)
-            .output()
-            .unwrap();
-        let client = format!(
-            "url: https://localhost:{}/inject\n      caBundle: {}",
-            self.webhook.port(),
-            String::from_utf8(roots.stdout).unwrap()
-        );
-        let names = "        - {key: kubernetes.io/metadata.name,";
-        let scope = format!(
-            "        - {{key: {SCOPE}, operator: In, values: [{}]}}\n{names}",
-            self.name
-        );
-        for part in [SERVICE, SELECTOR, names] {
-            assert_eq!(manifest.matches(part).count(), 2, "{part} in {manifest}");
-        }
-        let manifest = manifest
-            .replace(SERVICE, &client)
-            .replace(SELECTOR, &SELECTOR.replace("weft.dev/inject", LABEL))
-            .replace(names, &scope)
-            .replace("name: weft-injector", &format!("name: {}", self.name));
-        self.cluster.apply(&manifest);
-        let probe = self.namespace(&[ENABLED]);
-        eventually("the API server asking the webhook", || {
-            let made = self.dry_run(
-                &probe,
-                &pod("probe", "{}", "containers: [{name: a, image: a}]"),
-            );
-            made.ok()?["spec"]["initContainers"]
-                .is_array()
-                .then_some(())
-        });
-    }
-
-    fn namespace(&self, labels: &[(&str, &str)]) -> Namespace {
-        let labels = [labels, &[(SCOPE, &self.name)]].concat();
-        self.cluster.namespace("inject", &labels)
-    }
-
-    /// What would become of a manifest; or what the API server says against it.
-    fn dry_run(&self, space: &Namespace, manifest: &str) -> Result<Value, String> {
-        let path = self.folder.path().join("manifest.yaml");
-        fs::write(&path, manifest).unwrap();
-        let arguments = [
-            "-n",
-            &space.name,
-            "create",
-            "--dry-run=server",
-            "-o",
-            "json",
-            "-f",
-        ];
-        let path = path.to_str().unwrap();
-        let output = self
-            .cluster
-            .try_kubectl(&[&arguments[..], &[path]].concat());
-        match output.status.success() {
-            true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
-    }
-
-    fn metric(&self, sample: &str) -> u64 {
-        let answer = Raw::connect(self.admin).try_get("/metrics").unwrap();
-        let page = answer.text();
-        let value = page
-            .lines()
-            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-        value
-            .unwrap_or_else(|| panic!("no {sample} in {page}"))
-            .parse()
-            .unwrap()
-    }
-
-    fn counted(&self, result: &str) -> u64 {
-        self.metric(&format!(
-            "weft_controller_admissions_total{{result=\"{result}\"}}"
-        ))
-    }
-}
-
-impl Drop for Injector {
-    fn drop(&mut self) {
-        let arguments = ["delete", "mutatingwebhookconfiguration", &self.name];
-        let _gone = self.cluster.try_kubectl(&arguments);
-    }
-}
-
-/// A pod that no node takes.
-fn pod(name: &str, metadata: &str, spec: &str) -> String {
-    let spec = spec.replace('\n', "\n  ");
-    let metadata: String = serde_json::from_str::<Value>(metadata)
-        .unwrap()
-        .as_object()
-        .unwrap()
-        .iter()
-        .map(|(key, value)| format!("  {key}: {value}\n"))
-        .collect();
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n{metadata}spec:\n  nodeSelector: {{weft.dev/nowhere: 'yes'}}\n  {spec}\n"
-    )
-}
+use injector::{CONTROLLER, ENABLED, IMAGE, Injector, LABEL};
+use pods::{PODS, pod};
 
 fn names(pod: &Value, list: &str) -> Vec<String> {
     let containers = pod["spec"][list].as_array().cloned().unwrap_or_default();
@@ -203,60 +29,6 @@ fn names(pod: &Value, list: &str) -> Vec<String> {
 fn is_injected(pod: &Value) -> bool {
     names(pod, "initContainers").starts_with(&["weft-capture".to_owned(), "weft-proxy".to_owned()])
 }
-
-/// Pods as people have them.
-const PODS: [(&str, &str); 12] = [
-    ("plain", "containers: [{name: app, image: app:1}]"),
-    (
-        "web",
-        "containers:\n- name: app\n  image: app:1\n  ports: [{name: http, containerPort: 8080}, {name: grpc, containerPort: 9000}]\n  \
-         startupProbe: {tcpSocket: {port: http}, failureThreshold: 30}\n  livenessProbe: {httpGet: {path: /healthz, port: http}}\n  \
-         readinessProbe: {grpc: {port: 9000}}\n  lifecycle: {postStart: {httpGet: {port: http, path: /warm}}}",
-    ),
-    (
-        "tls",
-        "containers:\n- name: app\n  image: app:1\n  livenessProbe: {httpGet: {path: /x, port: 8443, scheme: HTTPS, httpHeaders: [{name: Host, value: shop.example}]}, terminationGracePeriodSeconds: 3}\n  \
-         lifecycle: {preStop: {exec: {command: [sh, -c, 'sleep 2']}}}",
-    ),
-    (
-        "sidecars",
-        "initContainers:\n- {name: migrate, image: app:1}\n- {name: db, image: db:1, restartPolicy: Always, startupProbe: {tcpSocket: {port: 5432}}}\ncontainers: [{name: app, image: app:1}]",
-    ),
-    (
-        "hardened",
-        "automountServiceAccountToken: false\nsecurityContext: {runAsNonRoot: true, runAsUser: 1000, runAsGroup: 1000, fsGroup: 2000, supplementalGroups: [3000], seccompProfile: {type: RuntimeDefault}}\n\
-         containers: [{name: app, image: app:1, securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}}]",
-    ),
-    (
-        "armoured",
-        "securityContext: {appArmorProfile: {type: Localhost, localhostProfile: app}}\ncontainers: [{name: app, image: app:1}]",
-    ),
-    (
-        "hasty",
-        "terminationGracePeriodSeconds: 0\ncontainers: [{name: app, image: app:1}]",
-    ),
-    (
-        "own-dns",
-        "dnsPolicy: None\ndnsConfig: {nameservers: [10.96.0.10]}\ncontainers: [{name: app, image: app:1}]",
-    ),
-    (
-        "sized",
-        "resources: {requests: {cpu: 20m, memory: 64Mi}, limits: {cpu: 1, memory: 128Mi}}\ncontainers: [{name: app, image: app:1, resources: {requests: {cpu: 20m, memory: 64Mi}}}]",
-    ),
-    (
-        "guaranteed",
-        "containers: [{name: app, image: app:1, resources: {requests: {cpu: 1, memory: 1Gi}, limits: {cpu: 1, memory: 1Gi}}}]",
-    ),
-    (
-        "shared-processes",
-        "shareProcessNamespace: true\nrestartPolicy: OnFailure\nactiveDeadlineSeconds: 60\ncontainers: [{name: app, image: app:1}]",
-    ),
-    (
-        "volumes",
-        "volumes: [{name: data, emptyDir: {}}, {name: other, projected: {sources: [{serviceAccountToken: {path: t, audience: vault}}]}}]\n\
-         containers: [{name: app, image: app:1, volumeMounts: [{name: data, mountPath: /data}]}]",
-    ),
-];
 
 #[test]
 fn the_api_server_takes_injected_pods_of_every_kind() {

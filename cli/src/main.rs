@@ -57,7 +57,7 @@ enum Command {
     /// What would happen to a request, and why: of a live proxy, or of files
     Explain(explain::Arguments),
     /// Manifests with sidecars, as injection would make them: of a file, offline
-    Inject(inject::Arguments),
+    Inject(Box<inject::Arguments>),
     /// A join token, by which a sidecar gets its first certificate
     Token(token::Arguments),
     /// Ends the programs of a demo or a `weft run` that was killed before it could

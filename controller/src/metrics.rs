@@ -47,6 +47,21 @@ pub struct Counters {
 }
 
 impl Counters {
+    fn registered(
+        registry: &mut Registry,
+        (name, about): (&str, &str),
+        label: &'static str,
+        values: &[&'static str],
+    ) -> Self {
+        let counters = Self {
+            label,
+            family: Family::default(),
+        };
+        registry.register(name, about, counters.family.clone());
+        values.iter().for_each(|value| counters.add(value, 0));
+        counters
+    }
+
     pub fn add(&self, value: &'static str, count: u64) {
         self.family
             .get_or_create(&[(self.label, value)])
@@ -63,6 +78,20 @@ impl Counters {
 pub struct Admissions {
     pub results: Counters,
     pub seconds: Histogram,
+}
+
+impl Admissions {
+    fn registered(registry: &mut Registry) -> Self {
+        let seconds = Histogram::new(ADMISSION_BUCKETS);
+        registry.register(
+            "admission_duration_seconds",
+            "How long the webhook took to answer",
+            seconds.clone(),
+        );
+        let about = "What came to the webhook, by what became of it";
+        let results = Counters::registered(registry, ("admissions", about), "result", &ADMISSIONS);
+        Self { results, seconds }
+    }
 }
 
 /// All counters of the process.
@@ -129,12 +158,7 @@ impl Metrics {
             "How long taking up a change took",
             index_seconds.clone(),
         );
-        let admission_seconds = Histogram::new(ADMISSION_BUCKETS);
-        registry.register(
-            "admission_duration_seconds",
-            "How long the webhook took to answer",
-            admission_seconds.clone(),
-        );
+        let admissions = Admissions::registered(&mut registry);
         let nacks = Counter::default();
         registry.register(
             "nacks",
@@ -142,13 +166,7 @@ impl Metrics {
             nacks.clone(),
         );
         let mut counters = |name: &str, help: &str, label, values: &[&'static str]| {
-            let counters = Counters {
-                label,
-                family: Family::default(),
-            };
-            registry.register(name, help, counters.family.clone());
-            values.iter().for_each(|value| counters.add(value, 0));
-            counters
+            Counters::registered(&mut registry, (name, help), label, values)
         };
         Self {
             index_seconds,
@@ -196,15 +214,7 @@ impl Metrics {
                 "result",
                 values.status_writes,
             ),
-            admissions: Admissions {
-                results: counters(
-                    "admissions",
-                    "What came to the webhook, by what became of it",
-                    "result",
-                    &ADMISSIONS,
-                ),
-                seconds: admission_seconds,
-            },
+            admissions,
             registry,
         }
     }

@@ -17,7 +17,8 @@ pub const PREFIX: &str = "sidecar.weft.dev/";
 /// Entries of a list: each is an argument, and a rule in the kernel.
 const ENTRIES_MAX: usize = 64;
 const WORKERS_MAX: u16 = 64;
-const DRAIN_SECONDS_MAX: u32 = 3600;
+/// A sidecar takes no more.
+const DRAIN_SECONDS_MAX: u32 = 300;
 const DIRECTIVES_BYTES_MAX: usize = 256;
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -54,7 +55,7 @@ pub struct Options {
     /// Worker threads, 1 to 64. Default 2, or fewer where the CPU limit is less.
     #[schemars(with = "Option<String>")]
     pub workers: Option<Workers>,
-    /// Seconds, 1 to 3600 and fewer than `terminationGracePeriodSeconds`, that an application
+    /// Seconds, 1 to 300 and fewer than `terminationGracePeriodSeconds`, that an application
     /// is kept from stopping while callers learn that it leaves. Default: half of that time,
     /// 15 at most.
     #[schemars(with = "Option<String>")]
@@ -337,7 +338,7 @@ mod tests {
             ("workers", "0", &["1 to 64"]),
             ("workers", "all", &["\"all\"", "1 to 64"]),
             ("drain-max", "15s", &["\"15s\"", "whole seconds"]),
-            ("drain-max", "0", &["1 to 3600"]),
+            ("drain-max", "0", &["1 to 300"]),
             (
                 "memory-limits",
                 "1Gi",
