@@ -306,3 +306,157 @@ fn json_of(documents: Vec<Document>) -> Result<String> {
     };
     Ok(serde_json::to_string_pretty(&whole)? + "\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn injection() -> Injection {
+        let settings = Settings {
+            image: "p:1".to_owned(),
+            pull_policy: None,
+            controllers: vec!["c:14010".to_owned()],
+            trust_bundle: String::new(),
+            trust_domain: "td".to_owned(),
+            defaults: Options::default(),
+        };
+        Injection {
+            settings,
+            drain_token: Some(DrainToken([7; 16])),
+            notes: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn injected(value: &Value, pointer: &str) -> bool {
+        let first = format!("{pointer}/spec/initContainers/1/name");
+        value.pointer(&first) == Some(&json!("weft-proxy"))
+    }
+
+    #[test]
+    fn every_kind_with_pods_is_injected_and_nothing_else() {
+        let pods = "{metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}";
+        for (version, kind, spec, pointer) in [
+            (
+                "apps/v1",
+                "Deployment",
+                format!("{{template: {pods}}}"),
+                Some("/spec/template"),
+            ),
+            (
+                "apps/v1",
+                "StatefulSet",
+                format!("{{template: {pods}}}"),
+                Some("/spec/template"),
+            ),
+            (
+                "apps/v1",
+                "DaemonSet",
+                format!("{{template: {pods}}}"),
+                Some("/spec/template"),
+            ),
+            (
+                "apps/v1",
+                "ReplicaSet",
+                format!("{{template: {pods}}}"),
+                Some("/spec/template"),
+            ),
+            (
+                "v1",
+                "ReplicationController",
+                format!("{{template: {pods}}}"),
+                Some("/spec/template"),
+            ),
+            (
+                "batch/v1",
+                "Job",
+                format!("{{template: {pods}}}"),
+                Some("/spec/template"),
+            ),
+            (
+                "batch/v1",
+                "CronJob",
+                format!("{{jobTemplate: {{spec: {{template: {pods}}}}}}}"),
+                Some("/spec/jobTemplate/spec/template"),
+            ),
+            (
+                "v1",
+                "Pod",
+                "{containers: [{name: a, image: a}]}".to_owned(),
+                Some(""),
+            ),
+            (
+                "example.org/v1",
+                "Deployment",
+                format!("{{template: {pods}}}"),
+                None,
+            ),
+            ("v1", "Service", "{ports: [{port: 80}]}".to_owned(), None),
+        ] {
+            let text = format!(
+                "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: one}}\nspec: {spec}\n"
+            );
+            let mut injection = injection();
+            let documents = injection.documents(&text);
+            assert_eq!(injection.problems, [""; 0], "{kind}");
+            assert_eq!(documents[0].is_changed, pointer.is_some(), "{kind}");
+            if let Some(pointer) = pointer {
+                assert!(injected(&documents[0].value, pointer), "{kind}");
+                let again: Value = serde_saphyr::from_str(&yaml(&documents).unwrap()).unwrap();
+                assert_eq!(
+                    again, documents[0].value,
+                    "what is written is what was meant"
+                );
+            } else {
+                assert_eq!(yaml(&documents).unwrap(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn other_documents_come_out_as_they_went_in() {
+        let map = "# first\nkind: ConfigMap\napiVersion: v1\ndata:\n  a: |\n    x\n    ---x\n  b: 'on'   # kept\n";
+        let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: a, image: a, env: [{name: M, value: '0644'}]}], volumes: [{name: v, configMap: {name: c, defaultMode: 0644}}]}\n";
+        let text = format!("---\n{map}--- # mark\n{pod}---\n---\n{map}");
+        let mut injection = injection();
+        let documents = injection.documents(&text);
+        let written = yaml(&documents).unwrap();
+        assert!(written.starts_with(&format!("{map}---\n")), "{written}");
+        assert!(written.ends_with(&format!("---\n{map}")), "{written}");
+        assert_eq!(injection.notes, ["document 2: Pod p: injected"]);
+        let value = &documents[1].value;
+        // As kubectl reads it.
+        assert_eq!(
+            value["spec"]["volumes"][2]["configMap"]["defaultMode"],
+            json!(0o644)
+        );
+        assert_eq!(
+            value["spec"]["containers"][0]["env"][0]["value"],
+            json!("0644")
+        );
+        let whole: Value = serde_json::from_str(&json_of(documents).unwrap()).unwrap();
+        assert_eq!(whole["items"].as_array().map(Vec::len), Some(3));
+    }
+
+    #[test]
+    fn mistakes_name_document_kind_name_and_field() {
+        let text = "kind: [\n---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: batch/v1, kind: CronJob, metadata: {name: j, namespace: shop}, spec: {jobTemplate: {spec: {template: {metadata: {annotations: {sidecar.weft.dev/workers: 0}}, spec: {containers: [{name: a}]}}}}}}\n- {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {}}\n- {apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: a, securityContext: {runAsUser: 1337}}]}}\n";
+        let mut injection = injection();
+        let _documents = injection.documents(text);
+        let begins = [
+            "document 1: ",
+            "document 2, item 1: CronJob shop/j: spec.jobTemplate.spec.template.metadata.annotations",
+            "document 2, item 2: Deployment d: spec.template: is missing",
+            "document 2, item 3: Pod p: spec.containers[0].securityContext.runAsUser: 1337",
+        ];
+        assert_eq!(
+            injection.problems.len(),
+            begins.len(),
+            "{:#?}",
+            injection.problems
+        );
+        for (problem, begin) in injection.problems.iter().zip(begins) {
+            assert!(problem.starts_with(begin), "{problem}");
+        }
+    }
+}

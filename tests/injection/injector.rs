@@ -46,6 +46,8 @@ impl Injector {
         let cluster = Cluster::connect()?;
         let folder = TempDir::new().expect("a folder can be made");
         let ready = folder.path().join("ready.json");
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("weft-test-{}-{number}", std::process::id());
         let mut command = Command::new(built("weft-controller", "weft-controller"));
         command
             .arg("--kubernetes")
@@ -56,6 +58,10 @@ impl Injector {
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(["--webhook", "127.0.0.1:0", "--proxy-image", IMAGE])
             .args(["--proxy-image-pull-policy", "IfNotPresent"])
+            .args(["--webhook-configuration", &name])
+            // One that there is not: without a Lease it writes no statuses, which are the
+            // business of a mesh that is installed.
+            .args(["--namespace", &name])
             .env("KUBECONFIG", &cluster.kubeconfig);
         let mut controller = Program::start("controller", &mut command, folder.path());
         let ports: Value = eventually("a controller that is ready", || {
@@ -63,11 +69,10 @@ impl Injector {
             serde_json::from_slice(&fs::read(&ready).ok()?).ok()
         });
         let address = |name: &str| ports[name].as_str().unwrap().parse().unwrap();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let injector = Self {
             admin: address("admin"),
             webhook: address("webhook"),
-            name: format!("weft-test-{}-{number}", std::process::id()),
+            name,
             cluster,
             controller,
             folder,
@@ -76,7 +81,8 @@ impl Injector {
         Some(injector)
     }
 
-    /// The chart's configuration, for this test's namespaces and by this controller's port.
+    /// The chart's configuration, for this test's namespaces and by this controller's port;
+    /// the controller adds by which roots it is known.
     fn register(&self) {
         let chart = root().join("charts/weft");
         let chart = chart.to_str().unwrap();
@@ -84,17 +90,7 @@ impl Injector {
         let manifest = self
             .cluster
             .helm(&[&["template", "weft", chart], &only[..]].concat());
-        let roots = self.folder.path().join("ca/trust.pem");
-        let roots = Command::new("base64")
-            .arg("-w0")
-            .arg(roots)
-            .output()
-            .unwrap();
-        let client = format!(
-            "url: https://localhost:{}/inject\n      caBundle: {}",
-            self.webhook.port(),
-            String::from_utf8(roots.stdout).unwrap()
-        );
+        let client = format!("url: https://localhost:{}/inject", self.webhook.port());
         let names = "        - {key: kubernetes.io/metadata.name,";
         let scope = format!(
             "        - {{key: {SCOPE}, operator: In, values: [{}]}}\n{names}",
