@@ -267,16 +267,21 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> Vec<u8> {
 
 /// SHA-256 of each certificate of a PEM file, as `/status` has it.
 pub fn fingerprints(path: &Path) -> Result<Vec<String>, CaError> {
-    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let (folder, name) = (path.parent(), path.file_name());
     let name = name.unwrap_or_default().to_string_lossy();
     let file = directory::read(folder.unwrap_or(Path::new("")), &name)?;
-    let all = file.certificates()?;
-    let prints: Vec<String> = all.iter().map(|one| hex(fingerprint(one))).collect();
+    let prints = fingerprints_of(&file)?;
     match prints.is_empty() {
         true => Err(file_error(path, "holds no certificate (PEM)")),
         false => Ok(prints),
     }
+}
+
+/// The same of what was read already.
+pub fn fingerprints_of(file: &files::File) -> Result<Vec<String>, CaError> {
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let all = file.certificates()?;
+    Ok(all.iter().map(|one| hex(fingerprint(one))).collect())
 }
 
 /// Whose a certificate is, and when it ends (seconds since the Unix epoch).
