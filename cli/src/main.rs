@@ -10,6 +10,7 @@ mod explain;
 mod exposition;
 mod guard;
 mod inject;
+mod logs;
 mod mesh;
 mod offline;
 mod program;
@@ -56,6 +57,8 @@ enum Command {
     Check(check::Arguments),
     /// What would happen to a request, and why: of a live proxy, or of files
     Explain(explain::Arguments),
+    /// What sidecars, or the controller, log in a cluster
+    Logs(logs::Arguments),
     /// Manifests with sidecars, as injection would make them: of a file, offline
     Inject(Box<inject::Arguments>),
     /// A join token, by which a sidecar gets its first certificate
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Top(arguments) => top::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Logs(arguments) => logs::run(&arguments),
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Guard(arguments) => guard::run(&arguments),

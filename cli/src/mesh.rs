@@ -164,6 +164,16 @@ pub enum Door {
 }
 
 impl Door {
+    pub fn name(&self) -> String {
+        match self {
+            Self::Address(address) => format!("http://{address}"),
+            Self::Pod(_, pod, port) => {
+                let pod = pod.as_ref().map(PodName::to_string);
+                format!("{}:{port}", pod.unwrap_or_default())
+            }
+        }
+    }
+
     pub async fn get(&self, path: &str, limit: Duration) -> Result<Page> {
         match self {
             Self::Address(address) => {

@@ -28,18 +28,26 @@ const LISTED_MAX: usize = 100_000;
 
 /// Where Weft is if nobody says otherwise.
 pub const NAMESPACE: &str = "weft-system";
-const CONTROLLERS: &str = "app.kubernetes.io/name=weft,app.kubernetes.io/component=controller";
+pub const CONTROLLERS: &str = "app.kubernetes.io/name=weft,app.kubernetes.io/component=controller";
 
-/// Which cluster, and where in it.
+/// Which cluster.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Of a Kubernetes cluster")]
-pub struct Options {
+pub struct Access {
     /// The kubeconfig [default: $KUBECONFIG, else ~/.kube/config, else that of the pod this runs in]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// A context of the kubeconfig [default: its current one]
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
+}
+
+/// Which cluster, and where Weft is in it.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Of a Kubernetes cluster")]
+pub struct Options {
+    #[command(flatten)]
+    pub access: Access,
     /// The namespace that Weft is installed in [default: weft-system]
     #[arg(short, long, value_name = "NAME")]
     pub namespace: Option<String>,
@@ -48,14 +56,18 @@ pub struct Options {
 impl Options {
     /// Whether anything is said that only makes sense of a cluster.
     pub fn is_given(&self) -> bool {
-        self.kubeconfig.is_some() || self.context.is_some() || self.namespace.is_some()
+        let Access {
+            kubeconfig,
+            context,
+        } = &self.access;
+        kubeconfig.is_some() || context.is_some() || self.namespace.is_some()
     }
 
     /// Whether there is something to connect by. Only looked for: nothing is read.
     pub fn is_there(&self) -> bool {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let home = std::env::home_dir().map(|home| home.join(".kube/config"));
-        self.kubeconfig.is_some()
+        self.access.kubeconfig.is_some()
             || set("KUBECONFIG")
             || home.is_some_and(|path| path.is_file())
             || set("KUBERNETES_SERVICE_HOST")
@@ -118,14 +130,19 @@ pub struct Cluster {
 impl Cluster {
     /// Reads the kubeconfig; the API server is not asked yet. Within a tokio runtime.
     pub async fn connect(options: &Options) -> Result<Self> {
-        let (mut config, context) = config(options).await?;
+        Self::reach(&options.access, options.namespace()).await
+    }
+
+    /// As `connect`, with Weft in this namespace.
+    pub async fn reach(access: &Access, namespace: &str) -> Result<Self> {
+        let (mut config, context) = config(access).await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         let default_namespace = config.default_namespace.clone();
         Ok(Self {
             client: Client::try_from(config)
                 .with_context(|| format!("the kubeconfig's context {context}"))?,
             context,
-            namespace: options.namespace().to_owned(),
+            namespace: namespace.to_owned(),
             default_namespace,
         })
     }
@@ -178,7 +195,7 @@ impl Cluster {
 }
 
 /// By `--kubeconfig` and `--context`; the context's name.
-async fn config(options: &Options) -> Result<(Config, String)> {
+async fn config(options: &Access) -> Result<(Config, String)> {
     const NONE: &str =
         "no kubeconfig: name one by --kubeconfig or $KUBECONFIG, or put it into ~/.kube/config";
     let read = match &options.kubeconfig {

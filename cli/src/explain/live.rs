@@ -1,7 +1,6 @@
 //! Asking a proxy that runs: which of its listeners is dialled, what it decides,
 //! and how the endpoints stand that it may pick.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,13 +8,13 @@ use serde_json::Value;
 use weft_config::explain::Explanation;
 
 use super::{Answer, Endpoint, Endpoints, dialled, services};
-use crate::admin;
+use crate::mesh::Door;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is asked of whom.
 pub struct Asked<'a> {
-    pub proxy: SocketAddr,
+    pub proxy: Door,
     /// The request as it was typed.
     pub line: &'a [String],
     pub headers: &'a [String],
@@ -23,7 +22,7 @@ pub struct Asked<'a> {
 }
 
 pub async fn answer(asked: &Asked<'_>) -> Result<Answer> {
-    let listeners = page(asked.proxy, "/listeners").await?;
+    let listeners = page(&asked.proxy, "/listeners").await?;
     let listeners = list(&listeners, "listeners");
     let dialled = dialled(asked.line);
     let listener = match asked.listener {
@@ -41,10 +40,14 @@ pub async fn answer(asked: &Asked<'_>) -> Result<Answer> {
     if let Some(listener) = listener {
         query.push_str(&format!("&listener={}", encode(&listener)));
     }
-    let explanation = page(asked.proxy, &query).await?;
-    let explanation: Explanation = serde_json::from_value(explanation)
-        .with_context(|| format!("what {} answers: is it of another version?", asked.proxy))?;
-    let states = page(asked.proxy, "/endpoints").await?;
+    let explanation = page(&asked.proxy, &query).await?;
+    let explanation: Explanation = serde_json::from_value(explanation).with_context(|| {
+        format!(
+            "what {} answers: is it of another version?",
+            asked.proxy.name()
+        )
+    })?;
+    let states = page(&asked.proxy, "/endpoints").await?;
     let endpoints = services(&explanation).into_iter().map(|service| {
         let named = |of: &&Value| of.get("name").and_then(Value::as_str) == Some(&service);
         let found = list(&states, "services").iter().find(named);
@@ -60,13 +63,16 @@ pub async fn answer(asked: &Asked<'_>) -> Result<Answer> {
     })
 }
 
-async fn page(proxy: SocketAddr, path: &str) -> Result<Value> {
-    let page = admin::get(proxy, path, ANSWER_TIMEOUT).await;
-    let page = page.context(
-        "the proxy is named by --proxy, its admin address; --config and --manifests need none",
-    )?;
+async fn page(proxy: &Door, path: &str) -> Result<Value> {
+    let page = proxy.get(path, ANSWER_TIMEOUT).await;
+    let page = match proxy {
+        Door::Address(_) => page.context(
+            "the proxy is named by --proxy, its admin address; --config and --manifests need none, --pod is a cluster's",
+        )?,
+        Door::Pod(..) => page?,
+    };
     serde_json::from_slice(&page.body)
-        .with_context(|| format!("http://{proxy}{path} is not a weft-proxy's"))
+        .with_context(|| format!("{}{path} is not a weft-proxy's", proxy.name()))
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {

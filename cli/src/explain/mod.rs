@@ -8,11 +8,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use kube::ResourceExt as _;
 use serde::Serialize;
 use weft_config::explain::{Decision, Effect, ExplainRequest, Explanation, explain};
 use weft_config::file;
+use weft_controller::admission::inject::INJECTED;
 
+use crate::cluster::{Access, Cluster, NAMESPACE, PodName};
+use crate::mesh::Door;
 use crate::status::Output;
 use crate::terminal::{BOLD, CYAN, Cell, DIM, GREEN, PLAIN, Paint, RED, print};
 
@@ -24,6 +28,8 @@ Examples:
   weft explain --proxy 127.1.0.1:14020 GET http://catalogue.shop:80/items
                                       what this sidecar would do now with what its application
                                       sends, and how the endpoints stand that it may pick
+  weft explain --pod frontend-7d9f-x2x.shop GET http://catalogue/items
+                                      the same of a pod in a cluster, through its API server
   weft explain --config weft.yaml -H 'x-user: 7' http://shop.example/cart
                                       what a weft-proxy with this file would do
   weft explain --manifests mesh/manifests --from shop/frontend POST http://catalogue.shop:80/items
@@ -48,6 +54,20 @@ pub struct Arguments {
     /// Admin address of the proxy that is asked [default: 127.0.0.1:14020]
     #[arg(long, value_name = "ADDRESS")]
     proxy: Option<SocketAddr>,
+    /// The pod of a cluster whose sidecar is asked: NAME, NAME.NAMESPACE or NAMESPACE/NAME
+    #[arg(long, value_name = "POD", conflicts_with_all = ["proxy", "config", "manifests"])]
+    pod: Option<String>,
+    /// The pod's namespace [default: the context's]
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        requires = "pod",
+        help_heading = "Of a Kubernetes cluster"
+    )]
+    namespace: Option<String>,
+    #[command(flatten)]
+    access: Access,
     /// A weft-proxy's configuration file, in place of a live proxy
     #[arg(short, long, value_name = "FILE", conflicts_with = "proxy")]
     config: Option<PathBuf>,
@@ -114,17 +134,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             manifests::answer(folder, (from, &arguments.trust_domain), asked)?
         }
         (None, None) => {
-            let proxy = arguments.proxy.unwrap_or(ADMIN.into());
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let asked = live::Asked {
-                proxy,
-                line: &arguments.request,
-                headers: &arguments.headers,
-                listener: arguments.listener.as_deref(),
-            };
-            runtime.block_on(live::answer(&asked))?
+            runtime.block_on(async {
+                let asked = live::Asked {
+                    proxy: door(arguments).await?,
+                    line: &arguments.request,
+                    headers: &arguments.headers,
+                    listener: arguments.listener.as_deref(),
+                };
+                live::answer(&asked).await
+            })?
         }
     };
     let _read = match arguments.output {
@@ -135,6 +156,23 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// Of the proxy that is asked.
+async fn door(arguments: &Arguments) -> Result<Door> {
+    let Some(pod) = &arguments.pod else {
+        let proxy = arguments.proxy.unwrap_or(ADMIN.into());
+        return Ok(Door::Address(proxy.to_string()));
+    };
+    let cluster = Cluster::reach(&arguments.access, NAMESPACE).await?;
+    let own = arguments.namespace.as_deref();
+    let name = PodName::parse(pod, own.unwrap_or(&cluster.default_namespace))?;
+    let pod = cluster.pod(&name).await?;
+    ensure!(
+        pod.annotations().contains_key(INJECTED),
+        "{name} has no sidecar: label its namespace weft.dev/inject=enabled and restart it"
+    );
+    Ok(Door::Pod(Box::new(cluster), Some(name), ADMIN.1))
 }
 
 /// `host:port` of the URL; not the Host header's, which is not dialled.
