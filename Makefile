@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo images test chaos cluster-up cluster-down bench fuzz lint fmt reference deny advisories install-tools
+.PHONY: help demo images test chaos cluster-up cluster-down bench fuzz lint fmt reference manifests deny advisories install-tools
 
 # The tools that scripts/setup installs, and the servers that Debian keeps in sbin.
 export PATH := $(CURDIR)/target/venv/bin:$(PATH):/usr/sbin:/sbin
@@ -69,6 +69,9 @@ fmt: ## Format the code
 
 reference: ## Write docs/reference.md and the chart's definitions anew from the types
 	WEFT_WRITE_REFERENCE=1 cargo test $(LOCKED) -p weft-controller --test reference --test definitions
+
+manifests: ## Write cli/manifests.yaml, what `weft install` applies, anew from the chart
+	eval "$$(tests/cluster/cluster env)" && "$$WEFT_CLUSTER_BIN/helm" template weft charts/weft --namespace weft-system > cli/manifests.yaml
 
 deny: ## Licences, duplicates, the one crypto provider and sources of our dependencies
 	@scripts/setup lint

@@ -10,6 +10,7 @@ mod explain;
 mod exposition;
 mod guard;
 mod inject;
+mod install;
 mod logs;
 mod mesh;
 mod offline;
@@ -31,6 +32,7 @@ Examples:
   weft demo --seconds 90 --rate 300   longer, and three times the load
   weft demo -o json | tail -1         what was sent and lost, for a script
   weft run --help                     one application with its sidecar, step by step
+  weft install --apply                into the cluster of your kubeconfig
   weft check && weft status           is all well, and who is connected
   weft top                            success rate, requests a second and latency, live
   weft explain --proxy 127.1.0.1:14020 GET http://catalogue.shop:80/items
@@ -53,6 +55,10 @@ enum Command {
     Status(status::Arguments),
     /// Live success rate, requests a second and latency of every service and edge
     Top(top::Arguments),
+    /// Weft's objects for a Kubernetes cluster, printed or applied
+    Install(Box<install::Install>),
+    /// Takes Weft out of a cluster again
+    Uninstall(Box<install::Uninstall>),
     /// Is everything there that a mesh needs, and is one that runs well?
     Check(check::Arguments),
     /// What would happen to a request, and why: of a live proxy, or of files
@@ -74,6 +80,8 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(*arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
+        Command::Install(arguments) => install::install(&arguments),
+        Command::Uninstall(arguments) => install::uninstall(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Logs(arguments) => logs::run(&arguments),
