@@ -42,11 +42,12 @@ pub struct Choice {
 }
 
 impl Choice {
-    pub async fn mesh(&self) -> Result<Mesh> {
+    /// With `cluster` it is one.
+    pub async fn mesh(&self, cluster: bool) -> Result<Mesh> {
         if let Some(admin) = self.controller_admin {
             return Ok(Mesh::Here(admin));
         }
-        let said = self.kubernetes || self.cluster.is_given();
+        let said = cluster || self.kubernetes || self.cluster.is_given();
         if !said && (!self.cluster.is_there() || answers(CONTROLLER).await) {
             return Ok(Mesh::Here(CONTROLLER));
         }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use weft_config::status::{ObjectStatus, RootStatus, SourceError, Status, WatchState, WatchStatus};
+use weft_config::status::{ObjectStatus, RootStatus, SourceError, WatchState, WatchStatus};
 
 use crate::mesh::{self, Choice, Known, Mesh, Proxy};
 use crate::terminal::{BOLD, Cell, DIM, GREEN, PLAIN, Paint, RED, Table, YELLOW, print, span};
@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         .enable_all()
         .build()?;
     let (mesh, known) = runtime.block_on(async {
-        let mesh = arguments.choice.mesh().await?;
+        let mesh = arguments.choice.mesh(false).await?;
         let known = mesh.known().await?;
         anyhow::Ok((mesh, known))
     })?;
@@ -397,7 +397,7 @@ mod tests {
     use crate::cluster::PodName;
     use crate::mesh::Controller;
     use std::collections::HashMap;
-    use weft_config::status::{Condition, ProxyStatus, Refusal};
+    use weft_config::status::{Condition, ProxyStatus, Refusal, Status};
 
     fn status() -> Status {
         Status {

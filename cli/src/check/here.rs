@@ -112,6 +112,13 @@ fn trust(all: &mut Vec<Finding>, known: &Known, arguments: &Arguments) {
     }
 }
 
+/// Of a cluster.
+pub fn bundle_of(all: &mut Vec<Finding>, known: &Known, path: &Path) {
+    if let Some(status) = known.statuses().next() {
+        bundle(&mut about(all, "trust"), status, "--trust-bundle", path);
+    }
+}
+
 /// Whether the file's roots and the controller's are the same.
 fn bundle(findings: &mut Findings<'_>, status: &Status, flag: &str, path: &Path) {
     let own = match ca::fingerprints(path) {

@@ -1,8 +1,10 @@
 //! `weft check`: whether a mesh can be started, and whether one that runs is
-//! well. Owns findings and how they are shown; what is looked at is in `here`, `mesh` and `cluster`.
+//! well. Owns findings and how they are shown; what is looked at is in `here`, `mesh`, `before` and `installed`.
 //! Each failure says what to do.
 
+mod before;
 mod here;
+mod installed;
 mod mesh;
 
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::install::manifests::{self, Choices};
 use crate::mesh::{Choice, Mesh, WHICH};
 use crate::status::Output;
 use crate::terminal::{BOLD, GREEN, PLAIN, Paint, RED, YELLOW, print};
@@ -18,6 +21,8 @@ use crate::terminal::{BOLD, GREEN, PLAIN, Paint, RED, YELLOW, print};
 const EXAMPLES: &str = "\
 Examples:
   weft check                          the mesh that runs here
+  weft check --pre                    can Weft be installed into this cluster?
+  weft check -k                       is all well in it?
   weft check --ca-dir mesh/ca         and whether this is its certificate authority
   weft check --manifests mesh/manifests
                                       these files alone, with no controller: before they are put to use
@@ -29,6 +34,9 @@ Exit code: 0 all is well (a warning is no failure); 1 something is wrong; 2 wron
 pub struct Arguments {
     #[command(flatten)]
     choice: Choice,
+    /// Only what an install into a cluster needs: before it
+    #[arg(long, conflicts_with_all = ["ca_dir", "trust_bundle", "manifests", "controller_admin"])]
+    pre: bool,
     /// A certificate authority's directory: is it the controller's?
     #[arg(long, value_name = "DIR", conflicts_with = "kubernetes")]
     ca_dir: Option<PathBuf>,
@@ -129,11 +137,40 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 async fn look(all: &mut Vec<Finding>, arguments: &Arguments) -> Result<()> {
-    let mesh = arguments.choice.mesh().await?;
-    match &mesh {
-        Mesh::Here(_) => here::look(all, &mesh, arguments).await,
-        Mesh::Cluster(_) => {}
+    let mesh = arguments.choice.mesh(arguments.pre).await?;
+    let Mesh::Cluster(cluster) = &mesh else {
+        here::look(all, &mesh, arguments).await;
+        return Ok(());
+    };
+    if !before::api_server(all, cluster).await {
+        return Ok(());
     }
+    before::nodes(all, cluster).await;
+    before::gateway(all, cluster).await;
+    let objects = manifests::objects(&Choices::default(), &cluster.namespace)?;
+    if arguments.pre {
+        before::permissions(all, cluster, &objects).await;
+        return Ok(());
+    }
+    installed::definitions(all, cluster, &objects).await;
+    installed::controller(all, cluster).await;
+    let known = match mesh.known().await {
+        Ok(known) => known,
+        Err(error) => {
+            let remedy = "weft install --apply installs it; -n names another namespace";
+            about(all, "controller").wrong(format!("{error:#}"), remedy);
+            installed::webhook(all, cluster, None).await;
+            return Ok(());
+        }
+    };
+    installed::replicas(all, &known);
+    mesh::roots(&mut about(all, "trust"), &known);
+    if let Some(path) = &arguments.trust_bundle {
+        here::bundle_of(all, &known, path);
+    }
+    installed::webhook(all, cluster, Some(&known)).await;
+    installed::pods(all, cluster, &known).await;
+    mesh::look(all, &mesh, &known).await;
     Ok(())
 }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams, ObjectList};
+use kube::api::{Api, ApiResource, ListParams, ObjectList};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
-use kube::core::PartialObjectMeta;
+use kube::core::{GroupVersionKind, PartialObjectMeta};
 use kube::{Client, Config, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -76,6 +76,12 @@ impl Options {
     pub fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or(NAMESPACE)
     }
+}
+
+/// What CustomResourceDefinitions are, as they come: their schemas have more than types know.
+pub fn definition() -> ApiResource {
+    let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    ApiResource::from_gvk(&kind)
 }
 
 /// Namespace and name.

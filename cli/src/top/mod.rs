@@ -125,7 +125,7 @@ async fn follow(
     arguments: &Arguments,
     mut show: impl FnMut(&Summary) -> Result<bool>,
 ) -> Result<ExitCode> {
-    let mesh = arguments.choice.mesh().await?;
+    let mesh = arguments.choice.mesh(false).await?;
     let mut ticks = interval(arguments.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let limit = arguments.interval * 4 / 5;
