@@ -182,6 +182,17 @@ impl Cluster {
         succeeded("ctr", &["images", "import"], &output(command));
     }
 
+    /// Kills a container's first process on the node; whether there was one.
+    #[must_use]
+    pub fn kill(&self, container: &str) -> bool {
+        let mut command = Command::new("ctr");
+        command
+            .arg("-a")
+            .arg(self.state.join("containerd.sock"))
+            .args(["-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", container]);
+        output(command).status.success()
+    }
+
     /// A namespace of a test's own, with these labels.
     pub fn namespace(&self, subject: &str, labels: &[(&str, &str)]) -> Namespace {
         let number = NAMESPACES.fetch_add(1, Ordering::Relaxed);

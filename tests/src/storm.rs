@@ -49,7 +49,9 @@ pub struct Lane {
 }
 
 impl Lane {
-    fn read(of: &Value) -> Self {
+    /// Of what a customer counted.
+    #[must_use]
+    pub fn read(of: &Value) -> Self {
         let number = |name: &str| of[name].as_u64().unwrap_or_default();
         let time = |name: &str| of[name].as_f64().unwrap_or_default();
         let said = of["said"].as_array().into_iter().flatten();

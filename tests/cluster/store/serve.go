@@ -36,7 +36,7 @@ func serve(arguments []string) error {
 	listen := flags.String("listen", ":8080", "HTTP/1.1, HTTP/2 by prior knowledge, WebSocket at /chat")
 	listenGRPC := flags.String("grpc", "", "gRPC's health service, at this address")
 	work := flags.Duration("work", 20*time.Millisecond, "how long one request takes")
-	needs := flags.String("needs", "", "URLs, between commas, that each request asks first")
+	needs := flags.String("needs", "", "what each request asks first: URLs between commas, or \"POST URL\"")
 	finish := flags.Bool("finish", false, "on SIGTERM finish what runs; else exit at once")
 	if err := flags.Parse(arguments); err != nil {
 		return err
@@ -103,9 +103,21 @@ func (of *service) answer(answer http.ResponseWriter, request *http.Request) {
 	fmt.Fprintf(answer, "%s\n", of.name)
 }
 
-// A POST: nobody may send it again on a whim.
-func (of *service) ask(url string) error {
-	said, err := of.client.Post(url, "text/plain", strings.NewReader("one"))
+// A POST nobody may send again on a whim, a GET anybody may.
+func (of *service) ask(need string) error {
+	method, url := http.MethodGet, need
+	if words := strings.Fields(need); len(words) == 2 {
+		method, url = words[0], words[1]
+	}
+	var order io.Reader
+	if method == http.MethodPost {
+		order = strings.NewReader("one")
+	}
+	request, err := http.NewRequest(method, url, order)
+	if err != nil {
+		return err
+	}
+	said, err := of.client.Do(request)
 	if err != nil {
 		return err
 	}
