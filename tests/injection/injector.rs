@@ -58,7 +58,12 @@ impl Injector {
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(["--webhook", "127.0.0.1:0", "--proxy-image", IMAGE])
             .args(["--proxy-image-pull-policy", "IfNotPresent"])
-            .args(["--webhook-configuration", &name])
+            .args([
+                "--webhook-configuration",
+                &name,
+                "--controller-address",
+                CONTROLLER,
+            ])
             // One that there is not: without a Lease it writes no statuses, which are the
             // business of a mesh that is installed.
             .args(["--namespace", &name])
