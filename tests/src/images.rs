@@ -13,6 +13,9 @@ pub const NAMES: [&str; 2] = ["weft-proxy", "weft-controller"];
 pub const PREFIX: &str = "localhost";
 pub const TAG: &str = "test";
 
+/// Set by whoever has built them just now: they are taken as they are.
+pub const BUILT: &str = "WEFT_TESTS_IMAGES_BUILT";
+
 /// Builds them.
 ///
 /// # Panics
@@ -38,10 +41,12 @@ pub fn archive(name: &str) -> PathBuf {
 /// Builds them once for all tests of a process; false, with a line that says so, where nothing can.
 #[must_use]
 pub fn built() -> bool {
-    static BUILT: OnceLock<()> = OnceLock::new();
+    static ONCE: OnceLock<()> = OnceLock::new();
     if stepping_aside("buildah") {
         return false;
     }
-    BUILT.get_or_init(build);
+    if std::env::var_os(BUILT).is_none() {
+        ONCE.get_or_init(build);
+    }
     true
 }
