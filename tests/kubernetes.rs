@@ -5,14 +5,20 @@
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+#[path = "kubernetes/controller.rs"]
+mod controller;
 #[path = "kubernetes/definitions.rs"]
 mod definitions;
 #[path = "kubernetes/faults.rs"]
 mod faults;
+#[path = "kubernetes/outage.rs"]
+mod outage;
 #[path = "kubernetes/pods.rs"]
 mod pods;
 #[path = "kubernetes/source.rs"]
 mod source;
+#[path = "kubernetes/statuses.rs"]
+mod statuses;
 #[path = "kubernetes/storm.rs"]
 mod storm;
 

@@ -150,6 +150,7 @@ pub struct Figures {
 }
 
 impl Metrics {
+    // tidy: allow size: a table
     pub fn new(values: Values) -> Self {
         let mut registry = Registry::with_prefix("weft_controller");
         let index_seconds = Histogram::new(BUILD_BUCKETS);

@@ -1,0 +1,89 @@
+//! A controller that watches an API server, as a process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Once, OnceLock};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use weft_tests::cluster::Cluster;
+use weft_tests::curl::curl;
+use weft_tests::eventually;
+use weft_tests::process::Program;
+use weft_tests::proxy::built;
+
+static INSTALLED: Once = Once::new();
+
+/// Installs the definitions of Gateway API and of Weft, once.
+pub fn install(cluster: &Cluster) {
+    INSTALLED.call_once(|| {
+        cluster.install_gateway_api("experimental");
+        let folder = weft_tests::root().join("charts/weft/definitions");
+        let folder = folder.to_str().expect("a path of letters");
+        cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", folder]);
+    });
+}
+
+pub struct Controller {
+    pub program: Program,
+    pub admin: SocketAddr,
+    folder: TempDir,
+}
+
+impl Controller {
+    /// Starts one that keeps its Lease in `namespace`, under this name; it need not be ready.
+    pub fn start(kubeconfig: &Path, namespace: &str, name: &str) -> Self {
+        static BUILT: OnceLock<std::path::PathBuf> = OnceLock::new();
+        let binary = BUILT.get_or_init(|| built("weft-controller", "weft-controller"));
+        let folder = TempDir::new().expect("a folder");
+        let admin = weft_tests::port::free_address();
+        let mut command = Command::new(binary);
+        command
+            .env("KUBECONFIG", kubeconfig)
+            .args(["--kubernetes", "--namespace", namespace, "--identity", name])
+            .args(["--listen", "127.0.0.1:0", "--admin", &admin.to_string()])
+            .arg("--ca-dir")
+            .arg(folder.path().join("ca"))
+            .arg("--ready-file")
+            .arg(folder.path().join("ready.json"));
+        let program = Program::start(name, &mut command, folder.path());
+        Self {
+            program,
+            admin,
+            folder,
+        }
+    }
+
+    /// Where proxies are served, once they are.
+    pub fn ready(&self) -> String {
+        eventually("a controller that is ready", || {
+            let text = std::fs::read(self.folder.path().join("ready.json")).ok()?;
+            let ready: Value = serde_json::from_slice(&text).ok()?;
+            ready["listen"].as_str().map(str::to_owned)
+        })
+    }
+
+    pub fn page(&self, path: &str) -> String {
+        curl(&["--max-time", "5", &format!("http://{}{path}", self.admin)]).text()
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.page("/status")).unwrap_or(Value::Null)
+    }
+
+    /// A sample of /metrics, by its name and labels.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let page = self.page("/metrics");
+        let mut lines = page.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    /// How a kind is watched.
+    pub fn watch(&self, kind: &str) -> Value {
+        let status = self.status();
+        let watches = status["watches"].as_array().cloned().unwrap_or_default();
+        let mut watches = watches.into_iter();
+        watches.find(|of| of["kind"] == kind).unwrap_or(Value::Null)
+    }
+}
