@@ -63,7 +63,8 @@ fn port_lines(index: &Index, key: &Key, port: u16, names: &BTreeMap<&str, &str>)
     let Some(endpoints) = index.endpoints(&name) else {
         return Some(format!("{}:{port} is nothing", key.name));
     };
-    let balancer = index.service(&name)?.balancer.as_ref();
+    let service = index.service(&name)?;
+    let balancer = service.balancer.as_ref();
     let anywhere = balancer.is_some_and(|of| of.zone_healthy_percent == Some(0));
     let mut all: Vec<String> = endpoints
         .endpoints

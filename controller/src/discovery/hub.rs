@@ -269,7 +269,7 @@ impl Hub {
             Type::Destination => index
                 .destination(namespace, name)
                 .map(|of| Encoded::of(&of)),
-            Type::Service => index.service(name).map(Encoded::of),
+            Type::Service => index.service(name).map(|of| Encoded::of(of.as_ref())),
             Type::Endpoints => index.endpoints(name).map(Encoded::of),
             Type::Workload => index.workload(name).map(Encoded::of),
             Type::TrustBundle => {

@@ -20,7 +20,7 @@ use crate::api::{Key, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, S
 #[derive(Debug, Default, PartialEq)]
 pub struct Found {
     ports: BTreeMap<PortKey, wire::Endpoints>,
-    direct: BTreeMap<(SocketAddr, PortKey), Direct>,
+    direct: BTreeMap<(SocketAddr, PortKey), Arc<Direct>>,
     uses: BTreeSet<(String, Use)>,
 }
 
@@ -42,6 +42,18 @@ pub struct Use {
 /// The resources of an endpoint that is dialled itself.
 pub fn direct_name(uid: &str, address: SocketAddr) -> String {
     format!("{uid}@{address}")
+}
+
+pub fn direct_service(name: &str, opaque: bool) -> wire::Service {
+    let protocol = match opaque {
+        true => wire::service::Protocol::Tcp,
+        false => wire::service::Protocol::Mirror,
+    };
+    wire::Service {
+        name: name.to_owned(),
+        protocol: protocol.into(),
+        ..Default::default()
+    }
 }
 
 /// An endpoint and the name of its pod, where it has one.
@@ -102,7 +114,9 @@ impl Index {
                     endpoint: wire.clone(),
                     opaque: matches!(port.protocol.as_str(), "tcp" | "tls"),
                 };
-                found.direct.insert((address, key.clone()), direct);
+                found
+                    .direct
+                    .insert((address, key.clone()), Arc::new(direct));
             }
             let leaving = endpoint.terminating
                 || pod.is_some_and(|(_, pod)| pod.is_leaving)
@@ -222,9 +236,19 @@ impl Index {
         }
     }
 
-    fn claim_direct(&mut self, (address, port): &(SocketAddr, PortKey), direct: Option<Direct>) {
+    fn claim_direct(
+        &mut self,
+        (address, port): &(SocketAddr, PortKey),
+        direct: Option<Arc<Direct>>,
+    ) {
+        // One claim, as a rule.
         let claims = self.direct_claims.entry(*address).or_default();
-        put(claims, port.clone(), direct);
+        claims.retain(|(of, _)| of != port);
+        if let Some(direct) = direct {
+            let at = claims.partition_point(|(of, _)| of < port);
+            claims.reserve_exact(1);
+            claims.insert(at, (port.clone(), direct));
+        }
         if claims.is_empty() {
             self.direct_claims.remove(address);
         }
@@ -234,7 +258,8 @@ impl Index {
     /// An endpoint that is dialled by its own address: that one and no other.
     pub(super) fn compute_direct(&mut self, address: SocketAddr) -> Vec<ObjectStatus> {
         let claims = self.direct_claims.get(&address);
-        let fresh = claims.and_then(|claims| claims.values().next()).cloned();
+        let first = claims.and_then(|claims| claims.first());
+        let fresh = first.map(|(_, direct)| Arc::clone(direct));
         let dialled = address.to_string();
         let name = fresh
             .as_ref()
@@ -252,26 +277,17 @@ impl Index {
         Vec::new()
     }
 
-    fn put_direct(&mut self, name: &str, direct: Option<Direct>) {
-        let (service, endpoints) = direct
+    fn put_direct(&mut self, name: &str, direct: Option<Arc<Direct>>) {
+        let (opaque, endpoints) = direct
             .map(|direct| {
-                let protocol = match direct.opaque {
-                    true => wire::service::Protocol::Tcp,
-                    false => wire::service::Protocol::Mirror,
-                };
-                let service = wire::Service {
-                    name: name.to_owned(),
-                    protocol: protocol.into(),
-                    ..Default::default()
-                };
                 let endpoints = wire::Endpoints {
                     service: name.to_owned(),
-                    endpoints: vec![direct.endpoint],
+                    endpoints: vec![direct.endpoint.clone()],
                 };
-                (service, endpoints)
+                (direct.opaque, endpoints)
             })
             .unzip();
-        if put(&mut self.services, name.to_owned(), service) {
+        if put(&mut self.direct_services, name.to_owned(), opaque) {
             self.touch(Type::Service, name);
         }
         if put(&mut self.endpoints, name.to_owned(), endpoints) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::set::Set;
 use super::{Index, Name, PortKey};
 use crate::api::{Key, Object, ParentRef, Pod, Service, Spec};
 
@@ -94,7 +95,7 @@ pub fn service_of(backend: &str) -> Option<Name> {
 
 impl Index {
     pub(super) fn referring(&self, link: &Link) -> impl Iterator<Item = (&Key, &Arc<Object>)> {
-        let keys = self.referring.get(link).into_iter().flatten();
+        let keys = self.referring.get(link).into_iter().flat_map(Set::iter);
         keys.filter_map(|key| self.objects.get_key_value(key))
     }
 

@@ -24,8 +24,10 @@ mod resource;
 mod route;
 mod said;
 mod service;
+mod set;
 mod unit;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +43,7 @@ pub use resource::{Touched, Type};
 pub use route::parent_text;
 use said::Said;
 pub use said::Verdict;
+use set::Set;
 use unit::Unit;
 
 pub type Objects = BTreeMap<Key, Arc<Object>>;
@@ -110,7 +113,7 @@ pub struct Index {
     trust_domain: String,
     objects: Objects,
     /// Who refers to what.
-    referring: BTreeMap<Link, BTreeSet<Key>>,
+    referring: BTreeMap<Link, Set<Key>>,
     /// UIDs of workloads that are on their way out.
     leaving: BTreeSet<String>,
     dirty: BTreeSet<Unit>,
@@ -126,14 +129,17 @@ pub struct Index {
     names: BTreeMap<PortKey, BTreeSet<String>>,
     /// Endpoints that are dialled themselves.
     direct: BTreeMap<String, String>,
+    /// Their services, and whether each is opaque: all that differs, of what would take
+    /// most of an endpoint's memory.
+    direct_services: BTreeMap<String, bool>,
 
     /// What the services have said of themselves.
     ports: BTreeMap<Name, service::Ports>,
     claims: BTreeMap<SocketAddr, BTreeSet<service::Claim>>,
     found: BTreeMap<Name, endpoints::Found>,
-    direct_claims: BTreeMap<SocketAddr, BTreeMap<PortKey, endpoints::Direct>>,
+    direct_claims: BTreeMap<SocketAddr, Vec<(PortKey, Arc<endpoints::Direct>)>>,
     /// The ports of each workload that services name.
-    uses: BTreeMap<String, BTreeSet<endpoints::Use>>,
+    uses: BTreeMap<String, Set<endpoints::Use>>,
     routes: BTreeMap<Key, route::Resolved>,
     attached: BTreeMap<PortKey, route::Groups>,
     /// WorkloadPolicies of a namespace that are in force, what counts first before the rest.
@@ -175,7 +181,7 @@ impl Index {
     }
 
     fn dirty_services_of(&mut self, uid: &str) {
-        let uses = self.uses.get(uid).into_iter().flatten();
+        let uses = self.uses.get(uid).into_iter().flat_map(Set::iter);
         let services = uses.map(|of| Name::new(&of.port.namespace, &of.port.name));
         self.dirty.extend(services.map(Unit::Endpoints));
     }
@@ -254,8 +260,12 @@ impl Index {
         &self.objects
     }
 
-    pub fn service(&self, name: &str) -> Option<&wire::Service> {
-        self.services.get(name)
+    pub fn service(&self, name: &str) -> Option<Cow<'_, wire::Service>> {
+        if let Some(service) = self.services.get(name) {
+            return Some(Cow::Borrowed(service));
+        }
+        let opaque = self.direct_services.get(name)?;
+        Some(Cow::Owned(endpoints::direct_service(name, *opaque)))
     }
 
     pub fn endpoints(&self, name: &str) -> Option<&wire::Endpoints> {
@@ -268,7 +278,7 @@ impl Index {
 
     /// Whether some service still has a workload that leaves, for want of any other.
     pub fn needs(&self, uid: &str) -> bool {
-        let mut uses = self.uses.get(uid).into_iter().flatten();
+        let mut uses = self.uses.get(uid).into_iter().flat_map(Set::iter);
         uses.any(|of| {
             let endpoints = self.endpoints.get(&of.port.to_string());
             let mut all = endpoints.into_iter().flat_map(|of| &of.endpoints);
@@ -278,7 +288,7 @@ impl Index {
 
     /// Names of the Endpoints that a workload is among, or would be.
     pub fn services_of(&self, uid: &str) -> BTreeSet<String> {
-        let uses = self.uses.get(uid).into_iter().flatten();
+        let uses = self.uses.get(uid).into_iter().flat_map(Set::iter);
         uses.flat_map(|of| [of.port.to_string(), endpoints::direct_name(uid, of.address)])
             .collect()
     }

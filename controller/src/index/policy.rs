@@ -9,6 +9,7 @@ use weft_config::compile::compile;
 use weft_config::status::{Condition, ObjectStatus};
 use weft_config::wire;
 
+use super::set::Set;
 use super::{Index, Name, Type, condition, put, said};
 use crate::api::{
     AuthorizationPolicy, DefaultAction, Key, Mtls, Object, Pod, Selector, Spec, TargetRef,
@@ -123,7 +124,7 @@ impl Index {
         let inbound =
             |port: u16, services: &[&str]| self.inbound(key, pod, &policy, (port, services));
         let mut named: BTreeMap<u16, (Value, Vec<&str>)> = BTreeMap::new();
-        for of in self.uses.get(&pod.uid).into_iter().flatten() {
+        for of in self.uses.get(&pod.uid).into_iter().flat_map(Set::iter) {
             let protocol = match of.protocol.as_str() {
                 "http" | "http2" => Value::Http,
                 "tls" | "tcp" => Value::Tcp,

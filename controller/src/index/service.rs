@@ -8,6 +8,7 @@ use weft_config::status::ObjectStatus;
 use weft_config::wire;
 
 use super::lookup::Link;
+use super::set::Set;
 use super::unit::Unit;
 use super::{Index, Name, PortKey, Type, condition, policy, put, said};
 use crate::api::{Service, ServicePort};
@@ -109,7 +110,10 @@ impl Index {
             self.dirty.insert(Unit::Address(*address));
         }
         if (old.exists, &old.numbers) != (fresh.exists, &fresh.numbers) {
-            let keys = |link| self.referring.get(&link).into_iter().flatten().cloned();
+            let keys = |link| {
+                let of = self.referring.get(&link).into_iter();
+                of.flat_map(Set::iter).cloned()
+            };
             let routes = keys(Link::Backend(name.clone())).map(Unit::Route);
             let policies = keys(Link::Authorized(name.clone())).map(Unit::Authorization);
             self.dirty.extend(routes.chain(policies));

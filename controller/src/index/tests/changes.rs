@@ -29,7 +29,8 @@ struct World {
 /// All that can be asked for, encoded; destinations for each namespace.
 fn resources(index: &Index) -> BTreeMap<(Type, String, &'static str), Vec<u8>> {
     let mut all = BTreeMap::new();
-    for (name, of) in &index.services {
+    for name in index.services.keys().chain(index.direct_services.keys()) {
+        let of = index.service(name).unwrap();
         all.insert((Type::Service, name.clone(), ""), of.encode_to_vec());
     }
     for (name, of) in &index.endpoints {
