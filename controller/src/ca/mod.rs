@@ -150,10 +150,12 @@ impl Ca {
 
     /// All trusted roots (PEM), for who has yet to be told them.
     pub fn trust_pem(&self) -> String {
+        // Pods carry this text, and are read by people.
+        let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
         let current = self.current.load();
         let roots = current.roots.iter();
         roots
-            .map(|root| pem::encode(&pem::Pem::new("CERTIFICATE", root.to_vec())))
+            .map(|root| pem::encode_config(&pem::Pem::new("CERTIFICATE", root.to_vec()), lines))
             .collect()
     }
 
