@@ -63,7 +63,7 @@ pub struct Args {
 #[command(next_help_heading = "Injection, with --kubernetes")]
 pub struct Injection {
     /// The image of weft-proxy that pods get. Without it nothing is injected.
-    #[arg(long, value_name = "IMAGE", requires = "kubernetes")]
+    #[arg(long, value_name = "IMAGE", conflicts_with = "manifests")]
     pub proxy_image: Option<String>,
     /// When nodes pull it; default: Kubernetes'.
     #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
@@ -192,7 +192,7 @@ mod tests {
             "{said}"
         );
         let said = parse("--manifests m --ca-dir c --proxy-image i").unwrap_err();
-        assert!(said.contains("--kubernetes"), "{said}");
+        assert!(said.contains("cannot be used with"), "{said}");
     }
 
     #[test]
