@@ -33,8 +33,8 @@ Examples:
   weft logs -A --since 5m             all sidecars of the mesh
   weft logs --controller -f           all replicas of the controller
 
-Lines of several pods are in the order of their time; with -f as they come, and of the pods that are there
-at the start.
+Lines of several pods are in the order of their time; with -f as they come, and of the pods that
+are there at the start.
 
 Exit code: 0; 1 if a pod cannot be read, or there is none; 2 wrong arguments.";
 

@@ -25,9 +25,10 @@ const PROXY_PORT: u16 = 14_020;
 
 /// Part of the help of every subcommand that asks a mesh.
 pub const WHICH: &str = "\
-Which mesh: with -k, --kubeconfig, --context or -n that of a Kubernetes cluster, through its API server;
-with --controller-admin that of a controller outside one. With none of them the one whose controller runs
-on this host at 127.0.0.1:14021; where none does, that of the kubeconfig's cluster, if there is a kubeconfig.";
+Which mesh: with -k, --kubeconfig, --context or -n that of a Kubernetes cluster, through its API
+server; with --controller-admin that of a controller outside one. With none of them the one whose
+controller runs on this host at 127.0.0.1:14021; where none does, that of the kubeconfig's cluster,
+if there is a kubeconfig.";
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Choice {

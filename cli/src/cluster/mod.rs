@@ -6,11 +6,12 @@
 mod forward;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{Api, ApiResource, ListParams, ObjectList};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::{GroupVersionKind, PartialObjectMeta};
@@ -192,6 +193,18 @@ impl Cluster {
             }
         }
         Ok(names)
+    }
+
+    /// Of a Service; none: there is no such Service, or it is headless.
+    pub async fn addresses(&self, namespace: &str, service: &str) -> Result<Vec<IpAddr>> {
+        let services = Api::<Service>::namespaced(self.client.clone(), namespace);
+        let what = format!("asking for Service {namespace}/{service}");
+        let found = bounded(&what, services.get_opt(service)).await?;
+        let addresses = found.and_then(|found| found.spec?.cluster_ips);
+        let addresses = addresses.into_iter().flatten();
+        Ok(addresses
+            .filter_map(|address| address.parse().ok())
+            .collect())
     }
 
     pub async fn pod(&self, name: &PodName) -> Result<Pod> {

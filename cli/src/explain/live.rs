@@ -15,6 +15,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is asked of whom.
 pub struct Asked<'a> {
     pub proxy: Door,
+    /// Addresses that the host of the URL stands for, with the port.
+    pub addresses: Vec<String>,
     /// The request as it was typed.
     pub line: &'a [String],
     pub headers: &'a [String],
@@ -24,7 +26,7 @@ pub struct Asked<'a> {
 pub async fn answer(asked: &Asked<'_>) -> Result<Answer> {
     let listeners = page(&asked.proxy, "/listeners").await?;
     let listeners = list(&listeners, "listeners");
-    let dialled = dialled(asked.line);
+    let dialled = [vec![dialled(asked.line)], asked.addresses.clone()].concat();
     let listener = match asked.listener {
         Some(listener) => Some(listener.to_owned()),
         None => find(listeners, &dialled)?,
@@ -84,9 +86,9 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or("")
 }
 
-/// The listener that is dialled. `None`: the proxy has none of a mesh, and finds
+/// The listener that is dialled, by one of these. `None`: the proxy has none of a mesh, and finds
 /// it by the port.
-fn find(listeners: &[Value], dialled: &str) -> Result<Option<String>> {
+fn find(listeners: &[Value], dialled: &[String]) -> Result<Option<String>> {
     let is = |name: &'static str, value: &str| {
         let value = value.to_owned();
         move |listener: &&Value| text(listener, name) == value
@@ -95,13 +97,15 @@ fn find(listeners: &[Value], dialled: &str) -> Result<Option<String>> {
         let mut of_role = listeners.iter().filter(is("role", "virtual"));
         of_role.find(is("destination", destination))
     };
-    if let Some(found) = virtual_of(dialled) {
+    if let Some(found) = dialled.iter().find_map(|dialled| virtual_of(dialled)) {
         return Ok(Some(text(found, "name").to_owned()));
     }
     let mut bound = listeners.iter();
     let bound = bound.find(|listener| {
         text(listener, "role") != "virtual"
-            && [text(listener, "address"), text(listener, "bound")].contains(&dialled)
+            && dialled.iter().any(|dialled| {
+                [text(listener, "address"), text(listener, "bound")].contains(&&**dialled)
+            })
     });
     if let Some(bound) = bound {
         let destination = text(bound, "destination");
@@ -118,7 +122,8 @@ fn find(listeners: &[Value], dialled: &str) -> Result<Option<String>> {
         return Ok(None);
     }
     bail!(
-        "this sidecar knows nothing of {dialled}: nobody has dialled it there lately, or it is no part of the mesh; it knows {}; --listener names a listener, --manifests asks files",
+        "this sidecar knows nothing of {}: nobody has dialled it there lately, or it is no part of the mesh; it knows {}; --listener names a listener, --manifests asks files",
+        dialled.join(" or "),
         known.join(", ")
     )
 }
@@ -177,6 +182,7 @@ mod tests {
             json!({"name": "shop/web:80@name", "role": "virtual", "address": "0.0.0.0:80", "destination": "web.shop:80"}),
             json!({"name": "shop/db:80", "role": "virtual", "address": "10.0.0.1:80", "destination": "10.0.0.1:80"}),
         ];
+        let find = |listeners: &[Value], dialled: &str| find(listeners, &[dialled.to_owned()]);
         let found = |dialled: &str| find(&listeners, dialled).unwrap();
         assert_eq!(found("web.shop:80").as_deref(), Some("shop/web:80@name"));
         assert_eq!(found("127.0.0.1:9001").as_deref(), Some("shop/web:80@name"));
@@ -187,6 +193,9 @@ mod tests {
             "{error}"
         );
         assert_eq!(find(&listeners[..1], "shop.example:80").unwrap(), None);
+        let both = ["db.shop:80".to_owned(), "10.0.0.1:80".to_owned()];
+        let by_address = super::find(&listeners, &both).unwrap();
+        assert_eq!(by_address.as_deref(), Some("shop/db:80"));
     }
 
     #[test]

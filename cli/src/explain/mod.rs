@@ -4,7 +4,7 @@
 mod live;
 mod manifests;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -138,8 +138,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 .enable_all()
                 .build()?;
             runtime.block_on(async {
+                let (proxy, addresses) = door(arguments).await?;
                 let asked = live::Asked {
-                    proxy: door(arguments).await?,
+                    proxy,
+                    addresses,
                     line: &arguments.request,
                     headers: &arguments.headers,
                     listener: arguments.listener.as_deref(),
@@ -158,11 +160,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Of the proxy that is asked.
-async fn door(arguments: &Arguments) -> Result<Door> {
+/// Of the proxy that is asked; in a cluster with the addresses that are dialled.
+async fn door(arguments: &Arguments) -> Result<(Door, Vec<String>)> {
     let Some(pod) = &arguments.pod else {
         let proxy = arguments.proxy.unwrap_or(ADMIN.into());
-        return Ok(Door::Address(proxy.to_string()));
+        return Ok((Door::Address(proxy.to_string()), Vec::new()));
     };
     let cluster = Cluster::reach(&arguments.access, NAMESPACE).await?;
     let own = arguments.namespace.as_deref();
@@ -172,7 +174,20 @@ async fn door(arguments: &Arguments) -> Result<Door> {
         pod.annotations().contains_key(INJECTED),
         "{name} has no sidecar: label its namespace weft.dev/inject=enabled and restart it"
     );
-    Ok(Door::Pod(Box::new(cluster), Some(name), ADMIN.1))
+    let dialled = dialled(&arguments.request);
+    let (host, port) = dialled.rsplit_once(':').unwrap_or((&dialled, "80"));
+    // As the pod's resolver would have it.
+    let (service, namespace) = host.split_once('.').unwrap_or((host, &name.namespace));
+    let addresses = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(_) => Vec::new(),
+        Err(_) => cluster.addresses(namespace, service).await?,
+    };
+    let addresses = addresses.into_iter().map(|address| match address {
+        IpAddr::V4(address) => format!("{address}:{port}"),
+        IpAddr::V6(address) => format!("[{address}]:{port}"),
+    });
+    let addresses = addresses.collect();
+    Ok((Door::Pod(Box::new(cluster), Some(name), ADMIN.1), addresses))
 }
 
 /// `host:port` of the URL; not the Host header's, which is not dialled.

@@ -277,7 +277,10 @@ mod tests {
         for (line, expected) in [
             ("--replicas 0", "0 is not in 1..=20"),
             ("--pull-policy Sometimes", "IfNotPresent"),
-            ("--sidecar memory-limt=64Mi", "did you mean"),
+            (
+                "--sidecar memory-limt=64Mi",
+                "expected one of `cpu-request`",
+            ),
             ("--sidecar memory-limit", "is no NAME=VALUE"),
         ] {
             let error = parse(line).unwrap_err();

@@ -20,8 +20,8 @@ Examples:
   weft install --apply                the same, and waits until it runs
   weft install --replicas 3 --sidecar memory-limit=128Mi > weft.yaml
 
-The objects are the chart's (charts/weft); `helm install` has more values. Installing again with other
-choices, or with another version of weft, is the upgrade.
+The objects are the chart's (charts/weft); `helm install` has more values. Installing again with
+other choices, or with another version of weft, is the upgrade.
 
 Exit code: 0; 1 if something is refused or does not become ready; 2 wrong arguments.";
 
@@ -66,8 +66,6 @@ pub struct Uninstall {
     #[arg(long, requires = "apply")]
     force: bool,
     #[command(flatten)]
-    choices: Choices,
-    #[command(flatten)]
     cluster: Options,
 }
 
@@ -97,7 +95,7 @@ pub fn install(arguments: &Install) -> Result<ExitCode> {
 }
 
 pub fn uninstall(arguments: &Uninstall) -> Result<ExitCode> {
-    let mut objects = objects(&arguments.choices, arguments.cluster.namespace())?;
+    let mut objects = objects(&Choices::default(), arguments.cluster.namespace())?;
     let kept = |object: &Value| matches!(kind(object), "Namespace" | "CustomResourceDefinition");
     objects.retain(|object| arguments.everything || !kept(object));
     // What was made last is the first to go: no pod waits for a webhook that is not there.
