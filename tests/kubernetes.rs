@@ -7,6 +7,8 @@ use std::time::Duration;
 
 #[path = "kubernetes/controller.rs"]
 mod controller;
+#[path = "kubernetes/command_line.rs"]
+mod command_line;
 #[path = "kubernetes/definitions.rs"]
 mod definitions;
 #[path = "kubernetes/faults.rs"]
