@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod admin;
+mod ca;
 mod check;
 mod cluster;
 mod demo;
@@ -67,6 +68,8 @@ enum Command {
     Logs(logs::Arguments),
     /// Manifests with sidecars, as injection would make them: of a file, offline
     Inject(Box<inject::Arguments>),
+    /// The certificate authority: what it is, and replacing its root without a restart
+    Ca(ca::Arguments),
     /// A join token, by which a sidecar gets its first certificate
     Token(token::Arguments),
     /// Ends the programs of a demo or a `weft run` that was killed before it could
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Logs(arguments) => logs::run(&arguments),
         Command::Inject(arguments) => inject::run(&arguments),
+        Command::Ca(arguments) => ca::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Guard(arguments) => guard::run(&arguments),
     };

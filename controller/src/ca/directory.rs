@@ -55,18 +55,7 @@ impl Directory {
     }
 
     pub fn files(&self) -> Result<Files, CaError> {
-        let [certificate, key, bundle, revocations] = NAMES.map(|name| read(&self.path, name));
-        Ok(Files {
-            certificate: certificate?,
-            key: key?,
-            // The last of ca.crt.
-            root: File {
-                place: self.path.join("ca.crt").display().to_string(),
-                bytes: None,
-            },
-            bundle: bundle?,
-            revocations: revocations?,
-        })
+        files(&self.path)
     }
 
     /// Waits until some file is not what it was. May be dropped and begun again.
@@ -88,6 +77,22 @@ impl Directory {
     }
 }
 
+/// What a directory has now.
+pub fn files(path: &Path) -> Result<Files, CaError> {
+    let [certificate, key, bundle, revocations] = NAMES.map(|name| read(path, name));
+    Ok(Files {
+        certificate: certificate?,
+        key: key?,
+        // The last of ca.crt.
+        root: File {
+            place: path.join("ca.crt").display().to_string(),
+            bytes: None,
+        },
+        bundle: bundle?,
+        revocations: revocations?,
+    })
+}
+
 fn stamps(path: &Path) -> [Option<SystemTime>; 4] {
     NAMES.map(|name| {
         let metadata = std::fs::metadata(path.join(name));
@@ -95,7 +100,7 @@ fn stamps(path: &Path) -> [Option<SystemTime>; 4] {
     })
 }
 
-pub(super) fn read(directory: &Path, name: &str) -> Result<File, CaError> {
+pub fn read(directory: &Path, name: &str) -> Result<File, CaError> {
     let path = directory.join(name);
     let mut bytes = Vec::new();
     let opened = std::fs::File::open(&path);

@@ -74,8 +74,8 @@ fn error_at(place: &str, problem: impl std::fmt::Display) -> CaError {
 /// What signs and who is trusted now.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// The certificate that signs, and what leads from it to a root.
-    chain: Vec<CertificateDer<'static>>,
+    /// The certificate that signs and what leads from it to a root; none where that signs.
+    pub chain: Vec<CertificateDer<'static>>,
     /// All that is trusted; the signing one first.
     pub roots: Vec<CertificateDer<'static>>,
     pub revocations: Revocations,
@@ -150,13 +150,7 @@ impl Ca {
 
     /// All trusted roots (PEM), for who has yet to be told them.
     pub fn trust_pem(&self) -> String {
-        // Pods carry this text, and are read by people.
-        let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
-        let current = self.current.load();
-        let roots = current.roots.iter();
-        roots
-            .map(|root| pem::encode_config(&pem::Pem::new("CERTIFICATE", root.to_vec()), lines))
-            .collect()
+        pem_of(&self.current.load().roots)
     }
 
     pub fn bundle(&self) -> wire::TrustBundle {
@@ -260,6 +254,15 @@ impl Ca {
     }
 }
 
+/// Certificates as PEM.
+pub fn pem_of(certificates: &[CertificateDer<'_>]) -> String {
+    // Pods carry this text, and are read by people.
+    let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    let all = certificates.iter();
+    all.map(|of| pem::encode_config(&pem::Pem::new("CERTIFICATE", of.to_vec()), lines))
+        .collect()
+}
+
 /// SHA-256 of a certificate.
 pub fn fingerprint(certificate: &CertificateDer<'_>) -> Vec<u8> {
     aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate)
@@ -313,7 +316,7 @@ fn as_source_error(error: &CaError) -> SourceError {
 }
 
 /// Replaces a file whole.
-pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CaError> {
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CaError> {
     let fresh = path.with_extension(format!("new{}", std::process::id()));
     let written = std::fs::OpenOptions::new()
         .write(true)

@@ -135,7 +135,7 @@ async fn read_or_make(
 }
 
 /// The Secret's data as files.
-fn files(place: &str, secret: Option<&Secret>) -> Result<Files, CaError> {
+pub fn files(place: &str, secret: Option<&Secret>) -> Result<Files, CaError> {
     let Some(secret) = secret else {
         let problem = "is gone; put it back: a controller that starts without it makes a new root, which nobody trusts yet";
         return Err(error_at(place, problem));
