@@ -16,7 +16,9 @@ mod mesh;
 mod upstream;
 
 use crate::select::index::RouteIndex;
-pub use mesh::{Destination, Inbound, ListenerRole, Mesh, Mtls, Peer, TrustBundle};
+pub use mesh::{
+    Destination, Inbound, ListenerRole, Mesh, Mtls, Peer, Probe, ProbeKind, TrustBundle,
+};
 pub use upstream::{
     Algorithm, Balancer, HashSource, HealthCheck, HealthCheckKind, Limits, OutlierDetection,
     RetryBudget,

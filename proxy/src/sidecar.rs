@@ -8,6 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use weft_config::{Errors, compile, wire};
@@ -92,6 +93,11 @@ pub struct Sidecar {
     #[arg(default_value_t = 15)]
     drain_max: u16,
 
+    /// How a kubelet probes the application, as a JSON list: [{"kind": "http", "port": 8080, "path": "/"}].
+    #[arg(long, env = "WEFT_PROBES", value_name = "JSON")]
+    #[arg(default_value = "[]")]
+    probes: Probes,
+
     /// Worker threads; default: the CPU quota, but 2 at most.
     #[arg(long, env = "WEFT_WORKERS", value_name = "N")]
     workers: Option<NonZeroU16>,
@@ -128,8 +134,23 @@ enum AccessLog {
     Text,
 }
 
+/// A list of probes as they are written in a configuration.
+#[derive(Clone, Debug)]
+struct Probes(Vec<wire::Probe>);
+
+impl FromStr for Probes {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<Self, serde_json::Error> {
+        match text.trim() {
+            "" => Ok(Self(Vec::new())),
+            text => serde_json::from_str(text).map(Self),
+        }
+    }
+}
+
 /// Which flags a field of the configuration is from.
-const FIELDS: [(&str, &[&str]); 16] = [
+const FIELDS: [(&str, &[&str]); 17] = [
     ("settings.mesh.controllers", &["controllers"]),
     ("settings.mesh.trustBundle", &["trust-bundle"]),
     ("settings.mesh.trustDomain", &["trust-domain"]),
@@ -138,6 +159,7 @@ const FIELDS: [(&str, &[&str]); 16] = [
     ("settings.mesh.workload", &["workload"]),
     ("settings.mesh.addresses", &["addresses"]),
     ("settings.mesh.token", &["token"]),
+    ("settings.mesh.probes", &["probes"]),
     ("settings.drain.path", &["drain-path"]),
     ("settings.drain.barrier", &["drain-max"]),
     ("settings.workers", &["workers"]),
@@ -219,6 +241,7 @@ impl Sidecar {
                 addresses: self.addresses.iter().map(IpAddr::to_string).collect(),
                 state: self.state.as_ref().map(path).unwrap_or_default(),
                 await_controller: true,
+                probes: self.probes.0.clone(),
                 ..Default::default()
             }),
             ..Default::default()
@@ -322,6 +345,10 @@ mod tests {
             ("--drain-path=/short", "--drain-path (WEFT_DRAIN_PATH): "),
             ("--drain-max=301", "--drain-max (WEFT_DRAIN_MAX): "),
             ("--workers=2000", "--workers (WEFT_WORKERS): "),
+            (
+                r#"--probes=[{"kind": "tcp", "port": 70000}]"#,
+                "--probes (WEFT_PROBES): ",
+            ),
             ("--inbound=[::]:14001", "--inbound (WEFT_INBOUND): "),
         ] {
             let flag = given.split('=').next().unwrap();

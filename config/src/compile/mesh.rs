@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use super::at::{At, each, known};
 use super::authorization;
-use crate::snapshot::{Destination, Inbound, ListenerRole, Mesh, Mtls, Peer, TrustBundle};
+use crate::snapshot::{
+    Destination, Inbound, ListenerRole, Mesh, Mtls, Peer, Probe, ProbeKind, TrustBundle,
+};
 use crate::spiffe::{SpiffeId, is_workload_uid};
 use crate::wire;
 
 const TRUST_DOMAIN: &str = "cluster.local";
 const SERVICE_ACCOUNT: &str = "default";
+/// A pod has a handful of containers, and each three probes.
+const PROBES_MAX: usize = 100;
 /// What no file is called.
 const PEM: &str = "-----BEGIN ";
 
@@ -30,24 +34,7 @@ pub(super) fn settings(at: &At<'_>, mesh: &wire::Mesh) -> Option<Mesh> {
         }
         Some(text.as_str().into())
     });
-    let or = |text: &str, default: &str| {
-        if text.is_empty() {
-            default.to_owned()
-        } else {
-            text.to_owned()
-        }
-    };
-    let namespace = at
-        .field("namespace")
-        .required(&mesh.namespace)
-        .map(str::to_owned);
-    let identity = namespace.and_then(|namespace| {
-        let account = or(&mesh.service_account, SERVICE_ACCOUNT);
-        let domain = or(&mesh.trust_domain, TRUST_DOMAIN);
-        SpiffeId::new(&domain, &namespace, &account)
-            .map_err(|error| at.error(error.to_string()))
-            .ok()
-    });
+    let identity = identity(at, mesh);
     let workload_at = at.field("workload");
     let workload = workload_at.required(&mesh.workload).map(str::to_owned);
     if workload.as_deref().is_some_and(|uid| !is_workload_uid(uid)) {
@@ -77,6 +64,7 @@ pub(super) fn settings(at: &At<'_>, mesh: &wire::Mesh) -> Option<Mesh> {
             false => TrustBundle::File(text.into()),
         });
     let token = at.field("token").required(&mesh.token).map(Into::into);
+    let probes = probes(&at.field("probes"), &mesh.probes);
     Some(Mesh {
         controllers,
         trust_bundle: trust_bundle?,
@@ -87,7 +75,58 @@ pub(super) fn settings(at: &At<'_>, mesh: &wire::Mesh) -> Option<Mesh> {
         application: application?,
         state: (!mesh.state.is_empty()).then(|| mesh.state.clone().into()),
         await_controller: mesh.await_controller,
+        probes: probes?,
     })
+}
+
+/// What the workload is to prove to be.
+fn identity(at: &At<'_>, mesh: &wire::Mesh) -> Option<SpiffeId> {
+    let or = |text: &str, default: &str| {
+        if text.is_empty() {
+            default.to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    let namespace = at.field("namespace").required(&mesh.namespace)?;
+    let account = or(&mesh.service_account, SERVICE_ACCOUNT);
+    let domain = or(&mesh.trust_domain, TRUST_DOMAIN);
+    SpiffeId::new(&domain, namespace, &account)
+        .map_err(|error| at.error(error.to_string()))
+        .ok()
+}
+
+fn probes(at: &At<'_>, probes: &[wire::Probe]) -> Option<Vec<Probe>> {
+    if probes.len() > PROBES_MAX {
+        at.error(format!("has {}; {PROBES_MAX} may be", probes.len()));
+        return None;
+    }
+    let compiled: Vec<Probe> = each(at, probes, |at, probe| {
+        let port = u16::try_from(probe.port).ok().filter(|port| *port > 0);
+        if port.is_none() {
+            at.field("port").error("is not a port, 1 to 65535");
+        }
+        // As a kubelet makes a URL of it.
+        let path: Arc<str> = match probe.path.starts_with('/') {
+            true => probe.path.as_str().into(),
+            false => format!("/{}", probe.path).into(),
+        };
+        let good = path.bytes().all(|byte| byte.is_ascii_graphic());
+        if !good {
+            at.field("path")
+                .error("has characters that no URL has; escape them");
+        }
+        let kind = match known(&at.field("kind"), probe.kind)? {
+            wire::probe::Kind::Http => ProbeKind::Http(path),
+            wire::probe::Kind::Https => ProbeKind::Https(path),
+            wire::probe::Kind::Tcp => ProbeKind::Tcp,
+            wire::probe::Kind::Grpc => ProbeKind::Grpc,
+        };
+        let port = port.filter(|_| good)?;
+        Some(Probe { kind, port })
+    });
+    // What has a mistake is left out of the list, and reported.
+    Some(compiled)
 }
 
 pub(super) fn role(at: &At<'_>, listener: &wire::Listener) -> Option<ListenerRole> {

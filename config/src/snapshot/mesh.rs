@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::Method;
+
 use crate::authorize::Authorization;
 use crate::spiffe::SpiffeId;
 
@@ -29,6 +31,61 @@ pub struct Mesh {
     pub state: Option<PathBuf>,
     /// Not ready before a controller was heard.
     pub await_controller: bool,
+    /// How the application is probed from outside the mesh.
+    pub probes: Vec<Probe>,
+}
+
+/// How a kubelet probes the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub kind: ProbeKind,
+    /// Of the application.
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// A plain GET or HEAD of this path and query, by the kubelet itself.
+    Http(Arc<str>),
+    /// `Check` of gRPC's health protocol, by the kubelet itself.
+    Grpc,
+    /// A connection that opens, by the sidecar.
+    Tcp,
+    /// A GET of this path and query, by the sidecar, which verifies no certificate.
+    Https(Arc<str>),
+}
+
+/// What gRPC health checks are sent to.
+const GRPC_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+impl Probe {
+    /// Whether a plain-text request is this probe. Method, path and query must be
+    /// exactly the probe's, or more of the application would be open than its owner meant.
+    pub fn is(&self, port: u16, method: &Method, path_and_query: &str) -> bool {
+        self.port == port
+            && match &self.kind {
+                ProbeKind::Http(path) => {
+                    matches!(*method, Method::GET | Method::HEAD) && **path == *path_and_query
+                }
+                ProbeKind::Grpc => *method == Method::POST && path_and_query == GRPC_CHECK,
+                ProbeKind::Tcp | ProbeKind::Https(_) => false,
+            }
+    }
+
+    /// For metrics and the log.
+    pub fn label(&self) -> &'static str {
+        match self.kind {
+            ProbeKind::Http(_) => "http",
+            ProbeKind::Grpc => "grpc",
+            ProbeKind::Tcp => "tcp",
+            ProbeKind::Https(_) => "https",
+        }
+    }
+
+    /// Whether the kubelet asks the application itself.
+    pub fn comes_in(&self) -> bool {
+        matches!(self.kind, ProbeKind::Http(_) | ProbeKind::Grpc)
+    }
 }
 
 /// Where the first roots come from.
@@ -117,4 +174,47 @@ pub struct Peer {
     /// The workload's UID.
     pub workload: Arc<str>,
     pub address: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_exactly_its_request() {
+        let http = Probe {
+            kind: ProbeKind::Http("/healthz?full=1".into()),
+            port: 8080,
+        };
+        let grpc = Probe {
+            kind: ProbeKind::Grpc,
+            port: 9000,
+        };
+        for (probe, port, method, path, expected) in [
+            (&http, 8080, Method::GET, "/healthz?full=1", true),
+            (&http, 8080, Method::HEAD, "/healthz?full=1", true),
+            (&http, 8080, Method::POST, "/healthz?full=1", false),
+            (&http, 8080, Method::GET, "/healthz", false),
+            (&http, 8080, Method::GET, "/healthz/?full=1", false),
+            (&http, 8080, Method::GET, "/healthz?full=1&x", false),
+            (&http, 8080, Method::GET, "/x/../healthz?full=1", false),
+            (&http, 8081, Method::GET, "/healthz?full=1", false),
+            (&grpc, 9000, Method::POST, GRPC_CHECK, true),
+            (&grpc, 9000, Method::GET, GRPC_CHECK, false),
+            (
+                &grpc,
+                9000,
+                Method::POST,
+                "/grpc.health.v1.Health/Watch",
+                false,
+            ),
+            (&grpc, 8080, Method::POST, GRPC_CHECK, false),
+        ] {
+            assert_eq!(
+                probe.is(port, &method, path),
+                expected,
+                "{port} {method} {path}"
+            );
+        }
+    }
 }

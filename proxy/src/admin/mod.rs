@@ -37,7 +37,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Every page: method, path, whether it is for loopback only, what it is.
-const PAGES: [(&str, &str, bool, &str); 13] = [
+const PAGES: [(&str, &str, bool, &str); 14] = [
     ("GET", "/metrics", false, "Prometheus metrics"),
     (
         "GET",
@@ -46,6 +46,12 @@ const PAGES: [(&str, &str, bool, &str); 13] = [
         "200 when traffic is welcome, else 503 and why",
     ),
     ("GET", "/live", false, "200 while the process works"),
+    (
+        "GET",
+        "/probe/N",
+        false,
+        "tries the application as the Nth of settings.mesh.probes says",
+    ),
     (
         "GET",
         "/config",
@@ -89,7 +95,7 @@ const PAGES: [(&str, &str, bool, &str); 13] = [
 ];
 
 /// What whoever asks from elsewhere is told.
-const FAR: &str = "only /metrics, /ready and /live are there beyond loopback; ask from the same \
+const FAR: &str = "only /metrics, /ready, /live and /probe/N are there beyond loopback; ask from the same \
                    host or network namespace (kubectl port-forward, docker exec)\n";
 
 type Answer = Response<Full<Bytes>>;
@@ -170,6 +176,14 @@ where
         return match *request.method() {
             Method::GET | Method::HEAD | Method::POST => drain(control).await,
             _ => takes(&path, "GET, POST"),
+        };
+    }
+    if let Some(index) = path.strip_prefix("/probe/") {
+        return match *request.method() {
+            Method::GET | Method::HEAD => {
+                pages::probe(control, index, request.headers().clone()).await
+            }
+            _ => takes(&path, "GET"),
         };
     }
     let known = |method: &Method| {

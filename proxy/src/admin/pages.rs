@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use weft_config::explain::{ExplainRequest, explain as explain_request};
@@ -12,6 +12,7 @@ use weft_config::snapshot::{Destination, ListenerRole};
 use super::{Answer, json as json_answer, text};
 use crate::control::{Control, Request};
 use crate::drain::Phase;
+use crate::health::{application, with_sources};
 use crate::state::mesh::MeshState;
 use crate::state::{ServiceState, Shared};
 use crate::telemetry::timestamp::rfc3339;
@@ -301,6 +302,29 @@ pub async fn leave(control: &Control) -> Answer {
             }),
         ),
         Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "ending\n"),
+    }
+}
+
+/// A kubelet's probe that only we can make: 200, or 503 and why.
+pub async fn probe(control: &Control, index: &str, headers: HeaderMap) -> Answer {
+    let mesh = control.shared.mesh.as_ref();
+    let index = index.parse::<usize>().ok();
+    let found = mesh.zip(index).and_then(|(mesh, index)| {
+        let probe = mesh.config.probes.get(index)?;
+        (!probe.comes_in()).then_some((probe, mesh.config.application))
+    });
+    let Some((probe, application)) = found else {
+        let said = "no probe of kind tcp or https has this number in settings.mesh.probes\n";
+        return text(StatusCode::NOT_FOUND, said);
+    };
+    let tried = application::attempt(probe, application, headers).await;
+    control.shared.metrics.probed(probe.label(), tried.is_ok());
+    match tried {
+        Ok(()) => text(StatusCode::OK, "ok\n"),
+        Err(error) => {
+            let error = with_sources(&error);
+            text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))
+        }
     }
 }
 

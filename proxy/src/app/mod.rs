@@ -2,6 +2,7 @@
 //! What it does once it runs is in `process`; how it ends, in `leave`.
 
 mod certificates;
+mod first_answers;
 mod footprint;
 mod last_call;
 mod leave;

@@ -17,7 +17,7 @@ use weft_config::wire;
 
 use super::footprint::Footprint;
 use super::upgrades::{Upgrades, next};
-use super::{certificates, leave, notify};
+use super::{certificates, first_answers, leave, notify};
 use crate::admin;
 use crate::control::{Control, Left, Request};
 use crate::handover::{HandoverError, Taken};
@@ -33,9 +33,6 @@ use crate::worker::{Command, WorkerHandle};
 const TLS_POLL_INTERVAL: Duration = Duration::from_secs(1);
 const EXPIRY_WARN_INTERVAL: Duration = Duration::from_secs(12 * 3600);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(300);
-/// How long a start waits for the first answers of DNS, and how often it looks.
-const FIRST_ANSWERS_MAX: Duration = Duration::from_secs(3);
-const FIRST_ANSWERS_STEP: Duration = Duration::from_millis(5);
 /// How long workers may take to act on a command before we go on without.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const SETTLE_STEP: Duration = Duration::from_millis(1);
@@ -149,7 +146,7 @@ impl Process {
             // Whoever waits for us can be told what for.
             self.serve_admin(admin.take());
         }
-        first_answers(&runtime).await;
+        first_answers::wait(&runtime).await;
         let certified = self.first_contact(requests).await;
         if taken.is_some() && !certified {
             let problem = "no certificate: the token is used up or no controller answers; settings.mesh.state keeps the certificate for the next process";
@@ -491,17 +488,4 @@ pub fn socket_errors(errors: &[(Arc<str>, SocketError)]) -> Vec<String> {
         .iter()
         .map(|(name, error)| format!("listener \"{name}\": {}", with_sources(error)))
         .collect()
-}
-
-/// Waits a little for services that only DNS gives endpoints to: whoever is let
-/// in before would find nobody.
-async fn first_answers(runtime: &Runtime) {
-    let awaited = || {
-        let mut services = runtime.services.iter();
-        services.any(|service| service.config.dns.is_some() && service.endpoints.load().is_empty())
-    };
-    let limit = tokio::time::Instant::now() + FIRST_ANSWERS_MAX;
-    while awaited() && tokio::time::Instant::now() < limit {
-        tokio::time::sleep(FIRST_ANSWERS_STEP).await;
-    }
 }

@@ -5,6 +5,7 @@
 //! **Invariant:** checks of one endpoint never overlap; at most
 //! [`CHECKS_MAX`] of a service are under way.
 
+pub mod application;
 mod grpc;
 mod probe;
 

@@ -18,7 +18,7 @@ use weft_config::snapshot::{Listener, Scheme};
 use super::record::Record;
 use super::request::{self, Current, Incoming};
 use super::respond::Answer;
-use super::{Connection, Ended, deadline, head_limits};
+use super::{Connection, Ended, deadline, head_limits, sidecar};
 use crate::drain::Phase;
 use crate::logic::cause::Cause;
 use crate::logic::http1::{Framing, Reject, RequestHead, Version};
@@ -69,6 +69,9 @@ pub async fn serve(
             Next::Request(head) => head,
             Next::Closed => return Ok(()),
             Next::Idle(reason) => return Err(reason),
+            Next::Slow | Next::Failed(StreamError::Malformed(_)) if connection.probes_only => {
+                return sidecar::mtls_required(&connection);
+            }
             Next::Slow => {
                 reject(&connection, &current, &mut side, Cause::RequestSlow, "").await;
                 return Err("header_timeout");

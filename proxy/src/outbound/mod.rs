@@ -81,6 +81,8 @@ pub struct Connection {
     pub tls_version: &'static str,
     /// Who the client has proved to be, by mTLS between sidecars.
     pub peer: Option<PeerIdentity>,
+    /// It came in as plain text where mTLS is required: nothing but probes is let in.
+    pub probes_only: bool,
     /// What upstreams are told of the client.
     pub origin: Origin,
     /// HTTP/2 streams that the client gave up before they were answered.
@@ -101,6 +103,7 @@ impl Connection {
             tls: self.tls,
             tls_version: self.tls_version,
             peer: self.peer.clone(),
+            probes_only: self.probes_only,
             origin: self.origin.clone(),
             abandoned: AtomicU32::new(0),
             begun: None,
@@ -173,6 +176,7 @@ pub async fn serve(worker: Arc<Worker>, name: Arc<str>, tcp: TcpStream, peer: So
         tls: false,
         tls_version: "",
         peer: None,
+        probes_only: false,
         origin: Origin::new(peer, false),
         abandoned: AtomicU32::new(0),
         begun: Some(Current {

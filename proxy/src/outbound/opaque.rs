@@ -387,6 +387,7 @@ impl Told<'_> {
             bytes_out: self.bytes.1,
             request_id: "",
             tls: connection.tls_version,
+            probe: "",
             peer: connection.peer_name(),
         });
     }

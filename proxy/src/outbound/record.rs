@@ -35,6 +35,8 @@ pub struct Record {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub request_id: Option<HeaderValue>,
+    /// The kind of probe that it was let in as; empty: it is none.
+    pub probe: &'static str,
     /// What the client asked for, before any rewrite; for the log.
     pub asked: Option<(Option<Authority>, PathAndQuery)>,
 }
@@ -55,6 +57,7 @@ impl Record {
             bytes_in: 0,
             bytes_out: 0,
             request_id: None,
+            probe: "",
             asked: None,
         }
     }
@@ -68,6 +71,20 @@ impl Record {
     pub fn finish(&mut self, connection: &Connection, current: &Current, incoming: &Incoming) {
         let shared = &connection.worker.shared;
         let duration = self.end() - self.started;
+        if self.probe.is_empty() {
+            self.count(connection, current, duration);
+        } else {
+            // No traffic of the service.
+            let good = (200..400).contains(&self.status);
+            shared.metrics.probed(self.probe, good);
+        }
+        if shared.access_log.is_on() {
+            self.log(connection, current, incoming, duration);
+        }
+    }
+
+    fn count(&self, connection: &Connection, current: &Current, duration: Duration) {
+        let shared = &connection.worker.shared;
         let key = SeriesKey {
             listener: Arc::as_ptr(&current.listener.config) as usize,
             service: self.service.as_ref().map_or(0, |service| service.pool_id),
@@ -93,9 +110,6 @@ impl Record {
                 self.bytes_in,
                 self.bytes_out,
             );
-        if shared.access_log.is_on() {
-            self.log(connection, current, incoming, duration);
-        }
     }
 
     fn service_name(&self) -> &str {
@@ -139,6 +153,7 @@ impl Record {
             bytes_out: self.bytes_out,
             request_id: request_id.unwrap_or(""),
             tls: connection.tls_version,
+            probe: self.probe,
             peer: connection.peer_name(),
         });
     }

@@ -18,7 +18,7 @@ use super::forward::Forward;
 use super::headers::{apply_forwarded_host, apply_request_id};
 use super::record::Record;
 use super::respond::Answer;
-use super::sidecar::InFlight;
+use super::sidecar::{self, Admission, InFlight};
 use super::{Connection, authorize, mesh, mirror, session};
 use crate::logic::cause::Cause;
 use crate::net::http::message::{BodyLength, Side};
@@ -131,7 +131,16 @@ pub async fn serve(
     keep: bool,
 ) -> bool {
     let mut record = Record::new(Instant::now());
-    let counted = InFlight::enter(&connection.worker.shared, &current.listener);
+    let counted = match sidecar::admit(connection, &current.listener, &incoming) {
+        Admission::Usual => InFlight::enter(&connection.worker.shared, &current.listener),
+        Admission::Probe(kind) => {
+            record.probe = kind;
+            // A kubelet asks until the end, and nobody waits for it.
+            Some(InFlight::uncounted())
+        }
+        // As where no probe is let in: not a word.
+        Admission::Refused => return false,
+    };
     let options = &current.listener.config.http;
     record.request_id = apply_request_id(&mut incoming.parts.headers, options);
     if connection.worker.shared.access_log.is_on() {
@@ -193,7 +202,9 @@ fn plan(
     let listener = &current.listener.config;
     let policy = listener.http.forwarded;
     let body_max = listener.http.body_bytes_max;
-    authorize::request(connection, &current.listener, incoming)?;
+    if record.probe.is_empty() {
+        authorize::request(connection, &current.listener, incoming)?;
+    }
     if let BodyLength::Known(length) = incoming.length
         && body_max > 0
         && length > body_max

@@ -20,7 +20,7 @@ use weft_config::snapshot::{Destination, ListenerProtocol, Mtls};
 use weft_config::spiffe;
 
 use super::detect::{self, Detected};
-use super::request::Current;
+use super::request::{Current, Incoming};
 use super::{Connection, Ended, opaque, serve_http, serve_plain};
 use crate::logic::client_hello::{self, Hello, HelloError};
 use crate::net::stream::{Plain, Stream};
@@ -32,6 +32,8 @@ use crate::state::{ListenerState, Shared};
 /// How long a silent client is waited for before the application is asked, on
 /// ports where it may be the one to speak first.
 const GRACE: Duration = Duration::from_millis(50);
+/// What TLS begins with, and no HTTP.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A connection of the local workload, to somewhere.
 pub async fn dialled(
@@ -166,6 +168,7 @@ pub async fn came_in(
             Ok((protocol, port)) => accept(connection, (mesh, protocol, port), plain).await,
             Err(refusal) => refuse(&connection, refusal),
         },
+        First::Other if strict => probed(connection, (mesh, &port), plain).await,
         _ if strict => refuse(&connection, Refusal::MtlsRequired),
         First::Other => {
             connection.listener = Arc::clone(&port.config.name);
@@ -175,6 +178,61 @@ pub async fn came_in(
             connection.listener = Arc::clone(&port.config.name);
             silent(connection, (mesh, &port), plain).await
         }
+    }
+}
+
+/// Plain text where mTLS is required: refused, but where a kubelet may ask. What it asks
+/// `admit` looks at.
+async fn probed(
+    mut connection: Connection,
+    (mesh, port): (&MeshState, &Arc<ListenerState>),
+    mut plain: Plain,
+) -> Ended {
+    let number = port.config.address.port();
+    let mut probes = mesh.config.probes.iter();
+    let hopeless = !probes.any(|probe| probe.port == number && probe.comes_in())
+        || plain.prefix.first() == Some(&TLS_HANDSHAKE);
+    if hopeless {
+        return mtls_required(&connection);
+    }
+    connection.listener = Arc::clone(&port.config.name);
+    connection.probes_only = true;
+    let wait = port.config.http.header_timeout;
+    match detect::http_version(&connection, &mut plain, wait).await? {
+        None => Ok(()),
+        Some(http2) => serve_http(connection, port, Stream::Plain(plain), http2).await,
+    }
+}
+
+/// How a request is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Usual,
+    /// A kubelet's probe of this kind: past mTLS, policies and the barrier.
+    Probe(&'static str),
+    Refused,
+}
+
+pub fn admit(connection: &Connection, listener: &ListenerState, incoming: &Incoming) -> Admission {
+    let mesh = connection.worker.shared.mesh.as_ref();
+    let Some(mesh) = mesh.filter(|_| listener.config.inbound.is_some()) else {
+        return Admission::Usual;
+    };
+    // Whoever has proved who they are is no kubelet.
+    if connection.peer.is_some() {
+        return Admission::Usual;
+    }
+    let (port, parts) = (listener.config.address.port(), &incoming.parts);
+    let target = parts.path_and_query.as_str();
+    let mut probes = mesh.config.probes.iter();
+    let tunnel = incoming.wants_tunnel();
+    match probes.find(|probe| !tunnel && probe.is(port, &parts.method, target)) {
+        Some(probe) => Admission::Probe(probe.label()),
+        None if connection.probes_only => {
+            let _ = mtls_required(connection);
+            Admission::Refused
+        }
+        None => Admission::Usual,
     }
 }
 
@@ -307,6 +365,11 @@ fn meant(
     Ok((protocol, port))
 }
 
+/// Plain text where it is not let in.
+pub fn mtls_required(connection: &Connection) -> Ended {
+    refuse(connection, Refusal::MtlsRequired)
+}
+
 fn refuse(connection: &Connection, refusal: Refusal) -> Ended {
     let shared = &connection.worker.shared;
     let (client, reason) = (connection.client, refusal.label());
@@ -365,6 +428,11 @@ async fn accept(
 pub struct InFlight(Option<Arc<MeshState>>);
 
 impl InFlight {
+    /// The barrier does not wait for it.
+    pub fn uncounted() -> Self {
+        Self(None)
+    }
+
     /// `None`: the barrier is shut, the application may be gone.
     pub fn enter(shared: &Shared, listener: &ListenerState) -> Option<Self> {
         let counted = shared

@@ -64,6 +64,8 @@ pub struct Entry<'a> {
     pub tls: &'static str,
     /// Who the client has proved to be, by mTLS between sidecars: a SPIFFE ID.
     pub peer: &'a str,
+    /// The kind of probe that it was let in as, in plain text.
+    pub probe: &'static str,
 }
 
 /// The access log of the process.
@@ -345,6 +347,7 @@ fn for_each_field<'a>(entry: &'a Entry<'a>, mut field: impl FnMut(&'static str, 
         ("request_id", optional(entry.request_id)),
         ("tls", optional(entry.tls)),
         ("peer", optional(entry.peer)),
+        ("probe", optional(entry.probe)),
     ] {
         if let Some(value) = value {
             field(name, value);

@@ -225,6 +225,16 @@ fn load(settings: &snapshot::ClientTls) -> Result<Loaded, Vec<FileError>> {
     Ok(Loaded { configs, expiry })
 }
 
+/// For who asks without verifying, as a kubelet probes; no protocol is offered.
+pub fn unverified() -> Result<Arc<ClientConfig>, rustls::Error> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AcceptAny))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
 /// `insecureSkipVerify`: any certificate will do, but the handshake must still
 /// be signed by its key.
 #[derive(Debug)]

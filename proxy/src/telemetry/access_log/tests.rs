@@ -26,6 +26,7 @@ fn entry() -> Entry<'static> {
         request_id: "",
         tls: "",
         peer: "spiffe://td/ns/a/sa/b",
+        probe: "",
     }
 }
 

@@ -35,6 +35,7 @@ pub enum Event {
     Authorized,
     PassedThrough,
     CertificateRenewed,
+    Probed,
 }
 
 /// What the name of an event is a name of.
@@ -55,7 +56,7 @@ struct Family {
 }
 
 impl Event {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Opened,
         Self::Closed,
         Self::Refused,
@@ -77,6 +78,7 @@ impl Event {
         Self::Authorized,
         Self::PassedThrough,
         Self::CertificateRenewed,
+        Self::Probed,
     ];
 
     // tidy: allow size: a table
@@ -208,6 +210,12 @@ impl Event {
                 Process,
                 ["result", ""],
                 "This workload's certificates asked of a controller.",
+            ),
+            Self::Probed => (
+                "weft_probes_total",
+                Process,
+                ["kind", "result"],
+                "A kubelet's probes of the application, let in or made for it.",
             ),
         };
         Family {

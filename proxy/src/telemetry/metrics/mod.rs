@@ -138,6 +138,12 @@ impl Metrics {
             .count(Event::CertificateRenewed, "", [result, ""], 1);
     }
 
+    /// A kubelet's probe of the application.
+    pub fn probed(&self, kind: &'static str, good: bool) {
+        let result = if good { "ok" } else { "failed" };
+        self.events.count(Event::Probed, "", [kind, result], 1);
+    }
+
     pub fn unknown_destination(&self, result: &'static str) {
         self.events.count(Event::PassedThrough, "", [result, ""], 1);
     }
