@@ -24,7 +24,7 @@ const CERT_MANAGER: &str = "cert-manager.io/certificate-name";
 pub enum Place {
     Directory(PathBuf),
     Secret {
-        api: Api<Secret>,
+        api: Box<Api<Secret>>,
         name: String,
         title: String,
     },
@@ -92,7 +92,7 @@ pub struct Kept {
 impl Place {
     pub fn secret(cluster: &Cluster, name: &str) -> Self {
         Self::Secret {
-            api: Api::namespaced(cluster.client.clone(), &cluster.namespace),
+            api: Box::new(Api::namespaced(cluster.client.clone(), &cluster.namespace)),
             name: name.to_owned(),
             title: format!("Secret {}/{name}", cluster.namespace),
         }
