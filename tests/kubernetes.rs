@@ -5,10 +5,10 @@
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-#[path = "kubernetes/controller.rs"]
-mod controller;
 #[path = "kubernetes/command_line.rs"]
 mod command_line;
+#[path = "kubernetes/controller.rs"]
+mod controller;
 #[path = "kubernetes/definitions.rs"]
 mod definitions;
 #[path = "kubernetes/faults.rs"]

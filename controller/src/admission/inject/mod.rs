@@ -183,6 +183,13 @@ pub fn inject(
     let mut after = pod.clone();
     let skipped = options.skipped_inbound();
     let probes = probe::redirect(&mut after, &given.spec, Vec::new(), skipped, &mut warnings);
+    if probes.len() > probe::PROBES_MAX {
+        let problem = format!(
+            "have more than {} different probes and hooks",
+            probe::PROBES_MAX
+        );
+        return Err(Refusal::new("spec.containers", problem));
+    }
     let sidecar = sidecar::Sidecar {
         settings,
         options: &options,

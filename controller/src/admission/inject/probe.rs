@@ -16,6 +16,9 @@ use super::sidecar::ADMIN_PORT;
 /// Lists of containers, and whether only those that run on have probes and hooks.
 pub const LISTS: [(&str, bool); 2] = [("initContainers", true), ("containers", false)];
 
+/// What a sidecar takes; a pod with more of them is none.
+pub const PROBES_MAX: usize = 100;
+
 /// What the sidecar lets through, or makes itself; its index is its name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -145,9 +148,7 @@ impl Found<'_> {
                 let Some(port) = self.port(&http.port, http.host.as_deref(), ports, at) else {
                     return;
                 };
-                // As the kubelet completes it.
-                let path = http.path.as_deref().unwrap_or_default();
-                let path = format!("/{}", path.strip_prefix('/').unwrap_or(path));
+                let path = requested(http.path.as_deref().unwrap_or_default());
                 match http.scheme.as_deref() {
                     Some("HTTPS") => (Probe::Https { port, path }, true),
                     _ => (Probe::Http { port, path }, false),
@@ -214,6 +215,19 @@ impl Found<'_> {
             self.probes.len() - 1
         })
     }
+}
+
+/// The path as the kubelet's request has it: completed, escaped, without a fragment.
+fn requested(path: &str) -> String {
+    let path = path.split('#').next().unwrap_or_default();
+    let mut requested = String::from("/");
+    for byte in path.strip_prefix('/').unwrap_or(path).bytes() {
+        match byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte) {
+            true => requested.push(byte.into()),
+            false => requested.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    requested
 }
 
 /// Makes the handler a question to the sidecar; headers go with it.

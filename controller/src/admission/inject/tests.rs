@@ -544,6 +544,27 @@ fn probes_of_each_kind() {
 }
 
 #[test]
+fn probed_paths_are_those_that_the_kubelet_requests() {
+    for (path, requested) in [
+        ("a b", "/a%20b"),
+        ("/grüße?x=1", "/gr%C3%BC%C3%9Fe?x=1"),
+        ("/a%20b", "/a%20b"),
+        ("/a#b", "/a"),
+        ("/{x}", "/%7Bx%7D"),
+    ] {
+        let mut before = with_container("");
+        before["spec"]["containers"][0]["livenessProbe"] =
+            json!({"httpGet": {"port": 80, "path": path}});
+        assert_eq!(probes(&injected(&before).pod)[0]["path"], json!(requested));
+    }
+    let many = (0..101)
+        .map(|n| json!({"name": format!("c{n}"), "livenessProbe": {"tcpSocket": {"port": n + 1}}}));
+    let mut before = with_container("");
+    before["spec"]["containers"] = many.collect();
+    assert!(refused(&before).starts_with("spec.containers: have more than 100"));
+}
+
+#[test]
 fn probes_that_are_alike_are_one_and_headers_go_with_them() {
     let after = injected(&with("
   initContainers:
