@@ -36,7 +36,7 @@ spec: {mtls: strict, defaultAction: deny}
 struct Probed {
     application: Option<Upstream>,
     sidecar: Program,
-    mesh: Mesh,
+    _mesh: Mesh,
     pair: Pair,
 }
 
@@ -70,7 +70,7 @@ impl Probed {
         let probed = Self {
             application: Some(application),
             sidecar,
-            mesh,
+            _mesh: mesh,
             pair,
         };
         eventually("the sidecar being ready", || {

@@ -79,7 +79,7 @@ impl Offline {
         let destination = self.index.destination(namespace, name)?;
         let listener = destination.listener?;
         let with_endpoints = |service: &String| {
-            let mut found = self.index.service(service)?.clone();
+            let mut found = self.index.service(service)?.into_owned();
             let endpoints = self.index.endpoints(service);
             found.endpoints = endpoints.map_or_else(Vec::new, |of| of.endpoints.clone());
             Some(found)
