@@ -5,6 +5,8 @@
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+#[path = "kubernetes/chart.rs"]
+mod chart;
 #[path = "kubernetes/command_line.rs"]
 mod command_line;
 #[path = "kubernetes/controller.rs"]

@@ -13,6 +13,7 @@ use weft_tests::curl::curl;
 use weft_tests::load::{Load, Mode};
 use weft_tests::mesh::{Mesh, Sidecar};
 use weft_tests::process::{Program, Signal};
+use weft_tests::raw::Raw;
 use weft_tests::root_change::RootChange;
 use weft_tests::upstream::Upstream;
 use weft_tests::{eventually, script};
@@ -210,6 +211,41 @@ fn a_replica_that_leaves_through_the_barrier_loses_nothing() {
     for load in loads {
         load.stop().none_lost();
     }
+}
+
+/// It runs still, and may have to ask others to finish what it has begun.
+#[test]
+fn what_a_workload_that_leaves_dials_goes_on() {
+    let (_mesh, _replicas, client) = shop(&["one"]);
+    let mut http1 = Raw::connect(client.upstreams[0]);
+    assert_eq!(http1.get("/").status, 200);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be made");
+    let (mut http2, driver) = runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(client.upstreams[0]).await;
+        let stream = stream.expect("the sidecar accepts");
+        let (http2, driver) = h2::client::handshake(stream).await.expect("it is HTTP/2");
+        (http2, tokio::spawn(driver))
+    });
+    let mut get = || {
+        runtime.block_on(async {
+            let request = http::Request::get("http://web.shop/").body(());
+            let request = request.expect("the request is valid");
+            let (answer, _) = http2.send_request(request, true)?;
+            answer.await.map(|answer| answer.status())
+        })
+    };
+    // The application speaks HTTP/1.1 only: that it cannot be asked is an answer, too.
+    assert_eq!(get().expect("an answer"), 502);
+    assert_eq!(client.drain()["inFlight"], 0);
+    for _ in 0..3 {
+        let answer = http1.get("/");
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+        assert_eq!(get().expect("the connection goes on"), 502);
+    }
+    assert!(!driver.is_finished(), "the connection has ended");
 }
 
 #[test]

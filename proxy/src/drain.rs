@@ -1,12 +1,14 @@
 //! The end of the process, told to everyone who must know.
 //!
 //! ```text
-//! Running ──SIGTERM / handover──▶ Draining ──deadline──▶ Closing
+//! Running ──the drain barrier──▶ Leaving ──SIGTERM──▶ Draining ──deadline──▶ Closing
+//!    └────────────────SIGTERM / handover────────────────▲
 //! ```
 //!
-//! Running: normal. Draining: connections tell their peers to leave
-//! (`Connection: close`, GOAWAY) and still answer what arrives. Closing: the
-//! deadline has passed; connections end where they are.
+//! Running: normal. Leaving: who calls the workload is told to go elsewhere; what the
+//! workload itself dials goes on, for it runs still. Draining: connections tell their
+//! peers to leave (`Connection: close`, GOAWAY) and still answer what arrives. Closing:
+//! the deadline has passed; connections end where they are.
 //!
 //! **Invariant:** the phase only moves forward; every connection task holds a
 //! [`Guard`], so the process knows when the last one has ended.
@@ -21,8 +23,9 @@ use tokio::time::Instant;
 #[repr(u8)]
 pub enum Phase {
     Running = 0,
-    Draining = 1,
-    Closing = 2,
+    Leaving = 1,
+    Draining = 2,
+    Closing = 3,
 }
 
 #[derive(Debug)]
@@ -51,13 +54,10 @@ impl Drain {
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Running,
-            1 => Phase::Draining,
+            1 => Phase::Leaving,
+            2 => Phase::Draining,
             _ => Phase::Closing,
         }
-    }
-
-    pub fn is_draining(&self) -> bool {
-        self.phase() != Phase::Running
     }
 
     /// When peers began to be told.

@@ -23,7 +23,7 @@ pub fn metrics(control: &Control) -> Answer {
         ("weft_workers", "Worker threads.", control.worker_count),
         (
             "weft_drain_phase",
-            "0 running, 1 draining, 2 closing.",
+            "0 running, 1 leaving (the drain barrier), 2 draining, 3 closing.",
             shared.drain.phase() as usize,
         ),
         (

@@ -24,6 +24,7 @@ const EXPLAIN_HEADERS_MAX: usize = 100;
 pub fn ready(control: &Control) -> Answer {
     let shared = &control.shared;
     let reason = match shared.drain.phase() {
+        Phase::Leaving => Some("leaving"),
         Phase::Draining => Some("draining"),
         Phase::Closing => Some("closing"),
         Phase::Running if !shared.ready.load(Ordering::Relaxed) => Some("starting"),

@@ -112,13 +112,13 @@ async fn end(mut process: Process, (mut signals, mut requests): Asking, heir: He
         Heir::Ready => None,
         Heir::None | Heir::Unsure => process.barrier(),
     };
-    shared.drain.advance(Phase::Draining);
     let workers = std::mem::take(&mut process.workers);
     let mut sockets = std::mem::take(&mut process.sockets);
     let drained = async {
         if let Some(passed) = barrier {
             let _ = timeout_at(deadline, passed).await;
         }
+        shared.drain.advance(Phase::Draining);
         let left = heir != Heir::Ready && has_left(&shared);
         if heir != Heir::Ready && !left {
             let most = quiet_max(settings.drain_quiet, settings.drain_timeout);

@@ -137,7 +137,7 @@ impl Process {
             .as_ref()
             .map(|mesh| mesh.leave(acknowledged_max(most)));
         let (tell, passed) = watch::channel(None);
-        shared.drain.advance(Phase::Draining);
+        shared.drain.advance(Phase::Leaving);
         tokio::spawn(async move {
             let began = shared.now();
             let told = match telling {

@@ -109,7 +109,7 @@ impl Forward<'_> {
         }
         // A body that the client is still sending, and nobody takes in, ends the connection.
         let taken_in = self.replay.is_complete() || length == BodyLength::Tunnel;
-        let keep = keep && taken_in && !self.connection.worker.shared.drain.is_draining();
+        let keep = keep && taken_in && !self.connection.is_leaving();
         match &mut *self.side {
             Side::Http1(http1) => {
                 let keep = http1.send_response(status, &headers, length, keep);

@@ -177,7 +177,7 @@ impl<'a> Forward<'a> {
 
     /// Tells a sender of the mesh that we are leaving.
     pub(super) fn mark_leaving(&self, headers: &mut http::HeaderMap) {
-        if self.connection.worker.shared.drain.is_draining() {
+        if self.connection.is_leaving() {
             headers.insert(mesh::LEAVING, mesh::LEAVING_VALUE);
         }
     }

@@ -86,7 +86,7 @@ pub async fn serve(
         served = served.saturating_add(1);
         let known = connection.refresh(&mut current);
         let most = current.listener.config.http.requests_per_connection_max;
-        let draining = connection.worker.shared.drain.is_draining();
+        let draining = connection.is_leaving();
         let keep = head.keep_alive && known && !draining && (most == 0 || served < most);
         let incoming = incoming(head, connection.tls);
         let serving = request::serve(&connection, &current, &mut side, incoming, keep);

@@ -83,7 +83,10 @@ pub async fn serve(mut connection: Connection, listener: &Arc<Listener>, stream:
                 http2.abrupt_shutdown(h2::Reason::NO_ERROR);
                 served.leaving = true;
             }
-            Turn::Phase | Turn::Idle if !served.leaving => served.leave(&mut http2),
+            Turn::Phase if !served.leaving && served.connection.is_leaving() => {
+                served.leave(&mut http2);
+            }
+            Turn::Idle if !served.leaving => served.leave(&mut http2),
             Turn::Idle => return Err("idle_timeout"),
             Turn::Phase | Turn::Again => {}
         }

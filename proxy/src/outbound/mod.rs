@@ -33,6 +33,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weft_config::snapshot::{self, ListenerProtocol, ListenerRole};
 
+use crate::drain::Phase;
 use crate::net::lease::{Held, Leases};
 use crate::net::pool::Pool;
 use crate::net::stream::{Plain, Stream};
@@ -81,6 +82,8 @@ pub struct Connection {
     pub tls_version: &'static str,
     /// Who the client has proved to be, by mTLS between sidecars.
     pub peer: Option<PeerIdentity>,
+    /// It is the local workload that dialled.
+    pub dialled: bool,
     /// It came in as plain text where mTLS is required: nothing but probes is let in.
     pub probes_only: bool,
     /// What upstreams are told of the client.
@@ -103,6 +106,7 @@ impl Connection {
             tls: self.tls,
             tls_version: self.tls_version,
             peer: self.peer.clone(),
+            dialled: self.dialled,
             probes_only: self.probes_only,
             origin: self.origin.clone(),
             abandoned: AtomicU32::new(0),
@@ -114,6 +118,16 @@ impl Connection {
     fn peer_name(&self) -> &str {
         let peer = self.peer.as_ref();
         peer.map_or("", |peer| peer.identity.as_str())
+    }
+
+    /// Whether its client is to go elsewhere. A workload that leaves still runs, and what it
+    /// dials goes on until the process ends.
+    fn is_leaving(&self) -> bool {
+        let from = match self.dialled {
+            true => Phase::Draining,
+            false => Phase::Leaving,
+        };
+        self.worker.shared.drain.phase() >= from
     }
 
     /// The configuration as of now; `None` when the listener is gone from it.
@@ -176,6 +190,7 @@ pub async fn serve(worker: Arc<Worker>, name: Arc<str>, tcp: TcpStream, peer: So
         tls: false,
         tls_version: "",
         peer: None,
+        dialled: matches!(listener.config.role, ListenerRole::Outbound { .. }),
         probes_only: false,
         origin: Origin::new(peer, false),
         abandoned: AtomicU32::new(0),

@@ -193,7 +193,7 @@ pub async fn serve_mesh(
     };
     match opened {
         Ok(opened) => {
-            let word = match connection.worker.shared.drain.is_draining() {
+            let word = match connection.is_leaving() {
                 true => mesh::GO_AHEAD_LEAVING,
                 false => mesh::GO_AHEAD,
             };
