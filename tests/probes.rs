@@ -123,6 +123,7 @@ impl Drop for Probed {
     }
 }
 
+// tidy: allow size: mostly a table
 #[test]
 fn exactly_the_probed_request_is_let_in() {
     let Some(mut pod) = Probed::open("probed") else {

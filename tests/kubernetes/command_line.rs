@@ -288,6 +288,7 @@ fn by_name(text: &str) -> Vec<(String, Value)> {
 }
 
 /// `make manifests` writes anew what a change of the chart changes.
+// tidy: allow size: mostly a table
 #[test]
 fn what_install_prints_is_the_chart() {
     let Some(cluster) = Cluster::connect() else {

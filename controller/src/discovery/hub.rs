@@ -415,6 +415,12 @@ impl Hub {
         }
     }
 
+    /// Whether the API server, which knows all there are, has no such pod.
+    pub fn is_gone(&self, workload: &str) -> bool {
+        matches!(self.prover, Prover::Kubernetes(_))
+            && self.state.lock().index.workload(workload).is_none()
+    }
+
     /// Ends the streams of who has lost the right to them.
     pub fn sweep(&self) {
         let (now, current) = (seconds_now(), self.ca.current());

@@ -126,6 +126,10 @@ async fn sign(
             if let Some(reason) = hub.lost_proof(caller) {
                 return Err(SignError::LostProof(reason));
             }
+            // The key may have outlived the pod.
+            if hub.is_gone(&caller.workload) {
+                return Err(SignError::LostProof("of a pod that is gone"));
+            }
             mean_same(&caller.workload, &request.workload, "certificate")?;
             (caller.identity.clone(), None)
         }
@@ -176,8 +180,49 @@ fn mean_same(proven: &str, asked: &str, by: &'static str) -> Result<(), SignErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ca::review::ReviewError;
+    use crate::ca::place::Place;
+    use crate::ca::proof::Prover;
+    use crate::ca::review::{ReviewError, Reviewer};
     use crate::ca::token::TokenError;
+    use crate::index::Change;
+    use crate::source::manifest;
+
+    /// A key that is taken out of a pod is worth nothing once the pod has gone.
+    #[tokio::test]
+    async fn a_certificate_is_renewed_for_as_long_as_its_pod_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let life = std::time::Duration::from_secs(60);
+        let (ca, _place) = Place::directory(folder.path(), "td", life).unwrap();
+        // It is not asked: the certificate is the proof.
+        let api = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let api = kube::Client::try_from(api).unwrap();
+        let hub = Hub::new(ca, Prover::Kubernetes(Reviewer::new(api)));
+        let caller = Caller {
+            identity: SpiffeId::new("td", "shop", "web").unwrap(),
+            workload: "uid-1".to_owned(),
+            expires: u64::MAX,
+            address: String::new(),
+            certificate: Vec::new().into(),
+        };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let csr = rcgen::CertificateParams::default().serialize_request(&key);
+        let request = SignRequest {
+            csr: csr.unwrap().der().to_vec(),
+            token: String::new(),
+            workload: "uid-1".to_owned(),
+        };
+        let refused = sign(&hub, Some(&caller), &request).await.unwrap_err();
+        assert!(refused.to_string().contains("gone"), "{refused}");
+        let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop, uid: uid-1, annotations: {weft.dev/inbound: captured}}\nspec: {serviceAccountName: web, containers: []}\nstatus: {podIP: 10.0.0.1}\n";
+        let pods = manifest::parse("pod.yaml", pod).objects;
+        let changes = pods.into_iter().map(|pod| Change {
+            key: pod.key(),
+            object: Some(std::sync::Arc::new(pod)),
+        });
+        hub.update(changes.collect(), Vec::new());
+        let signed = sign(&hub, Some(&caller), &request).await;
+        assert!(signed.is_ok(), "{signed:?}");
+    }
 
     #[test]
     fn every_refusal_has_its_label() {
