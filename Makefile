@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster images test chaos cluster-up cluster-down bench fuzz lint fmt reference manifests deny advisories install-tools
+.PHONY: help demo demo-cluster figures-cluster images test chaos cluster-up cluster-down bench fuzz lint fmt reference manifests deny advisories install-tools
 
 # The tools that scripts/setup installs, and the servers that Debian keeps in sbin.
 export PATH := $(CURDIR)/target/venv/bin:$(PATH):/usr/sbin:/sbin
@@ -26,6 +26,10 @@ demo: ## An online store in a mesh under load: rolled out, scaled, parts killed,
 demo-cluster: ## The online store in a real Kubernetes under load: rolled out, scaled, killed, nothing lost (root)
 	@scripts/setup test
 	tests/cluster/cluster run cargo run $(LOCKED) -p weft-tests --bin demo-cluster
+
+figures-cluster: ## How long a change takes to 50 sidecars in a real Kubernetes, and their memory (root)
+	@scripts/setup test
+	tests/cluster/cluster run cargo run $(LOCKED) -p weft-tests --bin figures-cluster
 
 images: ## Container images of proxy and controller: target/images/*.tar (PREFIX=, TAG=, PROFILE=quick, BUILDER=docker|buildah)
 	@scripts/setup images

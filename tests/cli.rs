@@ -177,10 +177,7 @@ fn the_check_says_what_to_do() {
     eventually("it being told", || {
         (!mesh.status().errors.is_empty()).then_some(())
     });
-    check(&mesh, &[]).is(
-        1,
-        &["bad.yaml, document 1, Service shop/bad", "→ mend the file"],
-    );
+    check(&mesh, &[]).is(1, &["bad.yaml, document 1, Service shop/bad", "→ mend it"]);
     // A sidecar that does not answer, while the controller has yet to notice.
     web.proxy.program.signal(Signal::STOP);
     let stopped = check(&mesh, &[]);

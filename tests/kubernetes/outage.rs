@@ -213,8 +213,9 @@ fn a_kind_comes_on_when_it_is_installed_and_goes_with_its_definition() {
     let Some(cluster) = Cluster::connect() else {
         return;
     };
+    let _alone = super::alone();
     install(&cluster);
-    // No other test needs this one.
+    // No other test needs this one meanwhile.
     let remove = [
         "delete",
         "crd",

@@ -2,7 +2,7 @@
 //!
 //! They are of the profile that is built fastest, which makes the largest programs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -21,9 +21,18 @@ pub const BUILT: &str = "WEFT_TESTS_IMAGES_BUILT";
 /// # Panics
 /// If that fails, with what was said.
 pub fn build() {
+    build_in(&root().join("target/images"));
+}
+
+/// The same into another folder.
+///
+/// # Panics
+/// If that fails, with what was said.
+pub fn build_in(folder: &Path) {
     let mut command = Command::new(root().join("scripts/images"));
     command
         .current_dir(root())
+        .env("OUT", folder)
         .env("PROFILE", "quick")
         .env("PREFIX", PREFIX)
         .env("TAG", TAG);

@@ -317,7 +317,8 @@ fn as_source_error(error: &CaError) -> SourceError {
 
 /// Replaces a file whole.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CaError> {
-    let fresh = path.with_extension(format!("new{}", std::process::id()));
+    // Not the process's number: in containers that share a volume it is always 1.
+    let fresh = path.with_extension(format!("new{:x}", rand::rng().random::<u64>()));
     let written = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
