@@ -161,11 +161,11 @@ fn names_are_resolved_in_an_empty_image() {
         create_dir_all(image.root.join("etc")).expect("a folder can be made");
         // Of a container's /dev what a static program asks for randomness.
         create_dir_all(image.root.join("dev")).expect("a folder can be made");
-        let urandom = image.root.join("dev/urandom");
-        run(Command::new("mknod")
-            .args(["-m", "666"])
-            .arg(urandom)
-            .args(["c", "1", "9"]));
+        for (device, minor) in [("dev/random", "8"), ("dev/urandom", "9")] {
+            let mut mknod = Command::new("mknod");
+            mknod.args(["-m", "666"]).arg(image.root.join(device));
+            run(mknod.args(["c", "1", minor]));
+        }
         fs::copy(&dns.resolv, image.root.join("etc/resolv.conf")).expect("it can be copied");
         fs::copy(folder.join("weft.yaml"), image.root.join("weft.yaml")).expect("it can be copied");
         let mut command = image.command("weft-proxy");

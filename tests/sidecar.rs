@@ -150,8 +150,8 @@ fn there_is_one_barrier_whoever_asks() {
     let mut gone = pod.admin();
     gone.send(format!("GET {DRAIN_PATH} HTTP/1.1\r\nHost: pod\r\n\r\n"));
     drop(gone);
-    eventually("draining", || {
-        pod.ready().1.contains("draining").then_some(())
+    eventually("leaving", || {
+        pod.ready().1.contains("leaving").then_some(())
     });
     let answers: Vec<Value> = std::thread::scope(|scope| {
         let asking: Vec<_> = (0..4).map(|_| scope.spawn(|| pod.drain())).collect();

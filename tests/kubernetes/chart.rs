@@ -149,7 +149,7 @@ fn the_controller_s_rights_are_those_it_uses() {
         return;
     };
     let _alone = alone();
-    cluster.install_gateway_api("standard");
+    cluster.install_gateway_api("experimental");
     let since = now(&cluster);
     let namespace = cluster.namespace("rights", &[INJECTED]);
     namespace.apply(OBJECTS);

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use weft_tests::cluster::{Cluster, Namespace};
 use weft_tests::eventually;
+use weft_tests::install::Away;
 use weft_tests::process::Signal;
 
 use crate::controller::{Controller, install};
@@ -146,6 +147,8 @@ fn routes_and_policies_are_told_what_has_become_of_them() {
     let Some(cluster) = Cluster::connect() else {
         return;
     };
+    let _alone = super::alone();
+    let _away = Away::send(&cluster);
     install(&cluster);
     let space = cluster.namespace("statuses", &[]);
     space.apply(SHOP);
@@ -223,6 +226,8 @@ fn one_of_several_writes_and_the_next_takes_over() {
     let Some(cluster) = Cluster::connect() else {
         return;
     };
+    let _alone = super::alone();
+    let _away = Away::send(&cluster);
     install(&cluster);
     let space = cluster.namespace("leads", &[]);
     let start = |name: &str, kubeconfig: &Path| Controller::start(kubeconfig, &space.name, name);

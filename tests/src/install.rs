@@ -9,6 +9,9 @@ use crate::root;
 /// Where it is installed.
 pub const NAMESPACE: &str = "weft-system";
 const RELEASE: &str = "weft";
+const SELECTOR: &str = "app.kubernetes.io/component=controller";
+/// The chart's default.
+const REPLICAS: u32 = 2;
 
 /// Installs it with these further values (`key=value`), or upgrades it to them.
 #[track_caller]
@@ -71,16 +74,76 @@ pub fn uninstall(cluster: &Cluster) {
     ]);
 }
 
+/// While it lives, the controllers of the installed Weft are away: for tests whose own controllers
+/// are to be the only ones.
+#[derive(Debug)]
+pub struct Away(Option<Cluster>);
+
+impl Away {
+    #[must_use]
+    pub fn send(cluster: &Cluster) -> Self {
+        let is_installed = cluster
+            .try_helm(&["status", RELEASE, "-n", NAMESPACE])
+            .status
+            .success();
+        if !is_installed {
+            return Self(None);
+        }
+        scale(cluster, 0);
+        let gone = [
+            "-n",
+            NAMESPACE,
+            "wait",
+            "--for=delete",
+            "pod",
+            "-l",
+            SELECTOR,
+            "--timeout=60s",
+        ];
+        cluster.kubectl(&gone);
+        Self(Some(cluster.clone()))
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        if let Some(cluster) = &self.0 {
+            scale(cluster, REPLICAS);
+            let status = [
+                "-n",
+                NAMESPACE,
+                "rollout",
+                "status",
+                "deployment/weft-controller",
+                "--timeout=120s",
+            ];
+            let _back = cluster.try_kubectl(&status);
+        }
+    }
+}
+
+fn scale(cluster: &Cluster, replicas: u32) {
+    let replicas = replicas.to_string();
+    let arguments = [
+        "-n",
+        NAMESPACE,
+        "scale",
+        "deployment/weft-controller",
+        "--replicas",
+        &replicas,
+    ];
+    let _scaled = cluster.try_kubectl(&arguments);
+}
+
 /// What the controllers say.
 #[must_use]
 pub fn logs(cluster: &Cluster) -> String {
-    let selector = "app.kubernetes.io/component=controller";
     let arguments = [
         "-n",
         NAMESPACE,
         "logs",
         "-l",
-        selector,
+        SELECTOR,
         "--prefix",
         "--tail=60",
     ];
