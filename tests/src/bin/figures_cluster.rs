@@ -33,7 +33,7 @@ kind: EndpointSlice
 metadata: {name: web, namespace: NAMESPACE, labels: {kubernetes.io/service-name: web}}
 addressType: IPv4
 ports: [{name: http, port: 8080}]
-endpoints: [{addresses: [10.199.0.1]}]
+endpoints: [{addresses: [10.198.0.1]}]
 ---
 apiVersion: apps/v1
 kind: Deployment
