@@ -50,7 +50,7 @@ pub fn roots(findings: &mut Findings<'_>, known: &Known) {
     for (now, root) in status::roots(known) {
         let left = root.not_after.saturating_sub(now);
         let name = root.fingerprint.get(..12).unwrap_or_default();
-        let change = "change the root in three steps and no restart: docs/mesh.md, Identity";
+        let change = "replace it while everything runs: weft ca rotate";
         match left {
             0 => findings.wrong(format!("root {name} has expired"), change),
             left if left < status::ROOT_LEFT_MIN => {
