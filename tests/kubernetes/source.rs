@@ -5,6 +5,7 @@
 mod table;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -42,6 +43,14 @@ fn mesh(index: &Index, namespace: &str) -> Vec<String> {
             if service.addresses.is_empty() && !service.external && service.headless {
                 lines.push(format!("{}:{} has no address", key.name, port.port));
             }
+        }
+    }
+    for (key, object) in here("Service") {
+        if let Spec::Service(service) = &object.spec
+            && service.addresses.iter().any(IpAddr::is_ipv4)
+            && service.addresses.iter().any(IpAddr::is_ipv6)
+        {
+            lines.push(format!("{} has addresses of both families", key.name));
         }
     }
     let mut workloads: Vec<String> = names

@@ -160,6 +160,29 @@ pub fn rows() -> Vec<Row> {
             ],
         },
         Row {
+            name: "a Service of both families, IPv6 first",
+            objects: {
+                let mut objects = web(
+                    json!({
+                        "ipFamilyPolicy": "RequireDualStack",
+                        "ipFamilies": ["IPv6", "IPv4"],
+                        "clusterIP": "fd00:96::7701",
+                        "clusterIPs": ["fd00:96::7701", "10.96.77.1"],
+                    }),
+                    json!([endpoint("192.0.2.1", "p", none())]),
+                    vec![pod("p", &["192.0.2.1", "2001:db8::1"], none())],
+                );
+                let six = endpoint("2001:db8::1", "p", none());
+                objects.push(slice("web", http(), json!([six])));
+                objects
+            },
+            expected: &[
+                "web:80 anywhere -> [2001:db8::1]:8080 p",
+                "web has addresses of both families",
+                "p in zone a, ports 8080",
+            ],
+        },
+        Row {
             name: "headless: dialled by its pods",
             objects: web(
                 json!({"clusterIP": "None"}),
