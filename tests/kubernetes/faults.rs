@@ -1,8 +1,5 @@
 //! What a cluster does to a mesh on its worst day, under load: parts killed, rolled, unreachable.
 
-use std::thread::sleep;
-use std::time::Duration;
-
 use weft_tests::cluster::{Cluster, Namespace};
 use weft_tests::eventually_within;
 use weft_tests::install::{self, NAMESPACE};
@@ -27,7 +24,10 @@ fn store(cluster: &Cluster, subject: &str) -> Namespace {
         "app=customer",
         "--timeout=60s",
     ]);
-    sleep(Duration::from_secs(2));
+    eventually_within(PATIENCE, "the customer sends", || {
+        let log = namespace.kubectl(&["logs", "job/customer", "-c", "customer"]);
+        log.contains("lost/sent").then_some(())
+    });
     namespace
 }
 
@@ -111,7 +111,11 @@ fn an_image_that_cannot_be_pulled_costs_nothing() {
     let _alone = alone();
     let namespace = store(&cluster, "image");
     namespace.kubectl(&["set", "image", "deployment/web", "web=localhost/absent:1"]);
-    sleep(Duration::from_secs(8));
+    eventually_within(PATIENCE, "a pod whose image cannot be pulled", || {
+        let reasons = "jsonpath={.items[*].status.containerStatuses[*].state.waiting.reason}";
+        let waiting = namespace.kubectl(&["get", "pods", "-l", "app=web", "-o", reasons]);
+        waiting.contains("ImagePull").then_some(())
+    });
     namespace.kubectl(&["rollout", "undo", "deployment/web"]);
     namespace.rolled_out("web");
     nothing_lost(&cluster, &namespace);

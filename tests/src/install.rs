@@ -1,5 +1,7 @@
 //! Weft in the cluster: its chart with the images of this tree, as a user installs it.
 
+use std::fs;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::cluster::Cluster;
@@ -12,6 +14,7 @@ const RELEASE: &str = "weft";
 const SELECTOR: &str = "app.kubernetes.io/component=controller";
 /// The chart's default.
 const REPLICAS: u32 = 2;
+const MIB: f64 = 1024.0 * 1024.0;
 
 /// Installs it with these further values (`key=value`), or upgrades it to them.
 #[track_caller]
@@ -133,6 +136,32 @@ fn scale(cluster: &Cluster, replicas: u32) {
         &replicas,
     ];
     let _scaled = cluster.try_kubectl(&arguments);
+}
+
+/// The median and the largest resident memory of the sidecars on the node, as the kernel has it.
+///
+/// # Panics
+/// If there is no pgrep.
+#[must_use]
+pub fn sidecar_memory() -> String {
+    let mut pgrep = Command::new("pgrep");
+    pgrep.args(["-f", "^/usr/local/bin/weft-proxy sidecar"]);
+    let output = pgrep.output().expect("pgrep runs");
+    let resident = |pid: &str| {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        let pages: f64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+        Some(pages * rustix::param::page_size() as f64 / MIB)
+    };
+    let pids = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut all: Vec<f64> = pids.lines().filter_map(resident).collect();
+    all.sort_by(f64::total_cmp);
+    match (all.get(all.len() / 2), all.last()) {
+        (Some(median), Some(most)) => format!(
+            "{median:.1} MiB (median of {}), {most:.1} MiB at most",
+            all.len()
+        ),
+        _ => "unknown".to_owned(),
+    }
 }
 
 /// What the controllers say.

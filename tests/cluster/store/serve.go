@@ -117,6 +117,8 @@ func (of *service) ask(need string) error {
 	if err != nil {
 		return err
 	}
+	// Nor by Go, which would when a kept connection turns out dead.
+	request.GetBody = nil
 	said, err := of.client.Do(request)
 	if err != nil {
 		return err

@@ -5,7 +5,7 @@
 use std::env;
 use std::fs;
 use std::io::IsTerminal as _;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,6 @@ const RATE: u32 = 30;
 /// Between two acts.
 const REST: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(120);
-const MIB: f64 = 1024.0 * 1024.0;
 
 fn main() -> ExitCode {
     let Some(cluster) = install::connect() else {
@@ -98,7 +97,7 @@ impl Demo {
             ]);
             self.rolled_out(SYSTEM, "weft-controller");
         });
-        let memory = self.memory();
+        let memory = install::sidecar_memory();
         self.store(&["delete", "pod", "-l", "app=customer", "--wait=false"]);
         let lanes = self.lanes();
         println!("\n{}", table(&lanes));
@@ -168,8 +167,9 @@ impl Demo {
         self.rolled_out(STORE, "catalogue");
     }
 
-    /// What the customer has counted, in words.
-    fn so_far(&self) -> String {
+    /// The last lines that the customer has said.
+    fn said(&self, lines: &str) -> String {
+        let tail = format!("--tail={lines}");
         let log = [
             "-n",
             STORE,
@@ -178,10 +178,15 @@ impl Demo {
             "app=customer",
             "-c",
             "customer",
-            "--tail=1",
+            &tail,
         ];
         let said = self.cluster.try_kubectl(&log);
-        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    }
+
+    /// What the customer has counted, in words.
+    fn so_far(&self) -> String {
+        let said = self.said("1");
         let (mut lost, mut sent) = (0_u64, 0_u64);
         for pair in said
             .split_whitespace()
@@ -201,18 +206,7 @@ impl Demo {
     /// The customer, told to stop, counts to the end.
     fn lanes(&self) -> Vec<Lane> {
         let counted = eventually_within(PATIENCE, "the customer has counted", || {
-            let log = [
-                "-n",
-                STORE,
-                "logs",
-                "-l",
-                "app=customer",
-                "-c",
-                "customer",
-                "--tail=5",
-            ];
-            let said = self.cluster.try_kubectl(&log);
-            let said = String::from_utf8_lossy(&said.stdout).into_owned();
+            let said = self.said("5");
             let line = said.lines().find(|line| line.starts_with('['))?;
             serde_json::from_str::<Value>(line).ok()
         });
@@ -223,32 +217,6 @@ impl Demo {
             .map(Lane::read)
             .collect()
     }
-
-    /// The largest and the median resident memory of the store's sidecars, as the kernel has it.
-    fn memory(&self) -> String {
-        let output = Command::new("pgrep")
-            .args(["-f", "^/usr/local/bin/weft-proxy sidecar"])
-            .output();
-        let output = output.expect("pgrep runs");
-        let mut all: Vec<f64> = String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .filter_map(|pid| resident(pid.trim()))
-            .collect();
-        all.sort_by(f64::total_cmp);
-        let (Some(median), Some(most)) = (all.get(all.len() / 2), all.last()) else {
-            return "unknown".to_owned();
-        };
-        format!(
-            "{median:.1} MiB (median of {}), {most:.1} MiB at most",
-            all.len()
-        )
-    }
-}
-
-fn resident(pid: &str) -> Option<f64> {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: f64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as f64 / MIB)
 }
 
 fn customer() -> String {

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use weft_tests::cluster::Cluster;
@@ -20,7 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Between two looks at the controllers.
 const STEP: Duration = Duration::from_millis(2);
 const ADMIN: u16 = 14021;
-const MIB: f64 = 1024.0 * 1024.0;
 
 /// Every pod asks for the service once a second, so every sidecar uses it.
 const MANIFESTS: &str = "apiVersion: v1
@@ -74,7 +73,7 @@ fn main() -> ExitCode {
         at(0.99),
         at(1.0)
     );
-    println!("a sidecar's memory: {}", memory());
+    println!("a sidecar's memory: {}", install::sidecar_memory());
     let written = serde_json::json!({"sidecars": SIDECARS, "changes": CHANGES, "p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": at(1.0)});
     let file = root().join("target/figures-cluster.json");
     fs::write(&file, written.to_string()).expect("it can be written");
@@ -158,28 +157,4 @@ fn page(address: SocketAddr) -> std::io::Result<String> {
     let mut page = String::new();
     connection.read_to_string(&mut page)?;
     Ok(page)
-}
-
-/// The median and the largest resident memory of the sidecars, as the kernel has it.
-fn memory() -> String {
-    let output = Command::new("pgrep")
-        .args(["-f", "^/usr/local/bin/weft-proxy sidecar"])
-        .output()
-        .expect("pgrep runs");
-    let mut all: Vec<f64> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|pid| {
-            let statm = fs::read_to_string(format!("/proc/{}/statm", pid.trim())).ok()?;
-            let pages: f64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-            Some(pages * rustix::param::page_size() as f64 / MIB)
-        })
-        .collect();
-    all.sort_by(f64::total_cmp);
-    match (all.get(all.len() / 2), all.last()) {
-        (Some(median), Some(most)) => format!(
-            "{median:.1} MiB (median of {}), {most:.1} MiB at most",
-            all.len()
-        ),
-        _ => "unknown".to_owned(),
-    }
 }
