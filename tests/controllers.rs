@@ -19,16 +19,7 @@ struct Shop {
 fn shop(names: &[&'static str]) -> Shop {
     let mut mesh = Mesh::start();
     let second = mesh.join();
-    let replicas: Vec<(Sidecar, Upstream)> = names
-        .iter()
-        .map(|name| {
-            let sidecar = mesh.sidecar("web", &[]);
-            let application = Upstream::echo_at(sidecar.application(), name);
-            (sidecar, application)
-        })
-        .collect();
-    let sidecars: Vec<&Sidecar> = replicas.iter().map(|(sidecar, _)| sidecar).collect();
-    mesh.service("web", &sidecars);
+    let replicas = mesh.replicas(names);
     let first_s = mesh.sidecar("client", &["web.shop:80"]);
     mesh.controllers.reverse();
     let second_s = mesh.sidecar("client", &["web.shop:80"]);

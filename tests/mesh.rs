@@ -21,16 +21,7 @@ use weft_tests::{eventually, script};
 /// `shop/web` with as many replicas as names, and a client of it.
 fn shop(names: &[&'static str]) -> (Mesh, Vec<(Sidecar, Upstream)>, Sidecar) {
     let mesh = Mesh::start();
-    let replicas: Vec<(Sidecar, Upstream)> = names
-        .iter()
-        .map(|name| {
-            let sidecar = mesh.sidecar("web", &[]);
-            let application = Upstream::echo_at(sidecar.application(), name);
-            (sidecar, application)
-        })
-        .collect();
-    let sidecars: Vec<&Sidecar> = replicas.iter().map(|(sidecar, _)| sidecar).collect();
-    mesh.service("web", &sidecars);
+    let replicas = mesh.replicas(names);
     let client = mesh.sidecar("client", &["web.shop:80"]);
     (mesh, replicas, client)
 }

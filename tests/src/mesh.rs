@@ -19,6 +19,7 @@ use crate::port;
 use crate::process::Program;
 use crate::proxy::{Proxy, binary, built};
 use crate::raw::Raw;
+use crate::upstream::Upstream;
 
 /// Where sidecars take mTLS.
 const MESH_PORT: u16 = 14008;
@@ -199,7 +200,21 @@ impl Mesh {
         self.service_with(name, "", sidecars);
     }
 
-    /// The same with a clusterIP.
+    /// `shop/web` with as many replicas as names, each with an application that says its own.
+    #[must_use]
+    pub fn replicas(&self, names: &[&'static str]) -> Vec<(Sidecar, Upstream)> {
+        let replica = |name: &&'static str| {
+            let sidecar = self.sidecar("web", &[]);
+            let application = Upstream::echo_at(sidecar.application(), name);
+            (sidecar, application)
+        };
+        let replicas: Vec<_> = names.iter().map(replica).collect();
+        let sidecars: Vec<&Sidecar> = replicas.iter().map(|(sidecar, _)| sidecar).collect();
+        self.service("web", &sidecars);
+        replicas
+    }
+
+    /// The same as `service`, with a clusterIP.
     pub fn service_at(&self, name: &str, address: &str, sidecars: &[&Sidecar]) {
         self.service_with(name, &format!("clusterIP: {address}, "), sidecars);
     }
