@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster figures-cluster images test chaos cluster-up cluster-down bench fuzz lint fmt reference manifests deny advisories install-tools
+.PHONY: help demo demo-cluster figures-cluster images test chaos cluster-up cluster-down scale bench fuzz lint fmt reference manifests deny advisories install-tools
 
 # The tools that scripts/setup installs, and the servers that Debian keeps in sbin.
 export PATH := $(CURDIR)/target/venv/bin:$(PATH):/usr/sbin:/sbin
@@ -51,6 +51,12 @@ chaos: ## The fault matrix: every fault under load of every protocol; target/cha
 	@scripts/setup test
 	cargo build $(LOCKED) -p weft-proxy -p weft-controller
 	cargo run $(LOCKED) -p weft-tests --bin chaos -- $(ARGS)
+
+scale: ## 1,000 simulated proxies, 2,000 services, 20,000 endpoints at a real controller and API server; target/scale.json (root; PROXIES=, SERVICES=, ENDPOINTS=, CHANGES=)
+	@scripts/setup test
+	cargo build --release $(LOCKED) -p weft-controller
+	cargo build --release $(LOCKED) -p weft-tests --bin scale
+	tests/cluster/cluster alone target/release/scale
 
 bench: ## What a hop and an mTLS pair cost beside nginx, HAProxy, Envoy; the mesh's figures (CASES=a,b or mesh, SUBJECTS=a,b)
 	@scripts/setup bench

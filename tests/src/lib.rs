@@ -35,6 +35,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod root_change;
+pub mod scale;
 pub mod storm;
 pub mod successors;
 pub mod upstream;

@@ -31,7 +31,7 @@ const RESPONSE_BYTES_MAX: usize = 32 << 20;
 /// Requests that wait to be sent; each of our turns makes a handful.
 const REQUESTS_MAX: usize = 64;
 /// Changes within this time are published together.
-const COALESCE: Duration = Duration::from_millis(5);
+pub const COALESCE: Duration = Duration::from_millis(5);
 /// A destination that nobody has dialled for this long is forgotten.
 const IDLE: Duration = Duration::from_secs(600);
 const SWEEP: Duration = Duration::from_secs(60);

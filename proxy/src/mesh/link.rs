@@ -68,16 +68,18 @@ pub async fn connect(
     trust: &Trust,
     svid: Option<Svid>,
 ) -> Result<Link, LinkError> {
-    tokio::time::timeout(CONNECT_MAX, open(address, trust, svid))
+    let connecting = async {
+        let tcp = TcpStream::connect(address).await;
+        over(tcp.map_err(LinkError::Connect)?, trust, svid).await
+    };
+    tokio::time::timeout(CONNECT_MAX, connecting)
         .await
         .unwrap_or(Err(LinkError::Timeout))
 }
 
-async fn open(address: SocketAddr, trust: &Trust, svid: Option<Svid>) -> Result<Link, LinkError> {
+/// A link over a connection that is there.
+pub async fn over(tcp: TcpStream, trust: &Trust, svid: Option<Svid>) -> Result<Link, LinkError> {
     let config = mesh::controller_client(trust, svid).map_err(LinkError::Tls)?;
-    let tcp = TcpStream::connect(address)
-        .await
-        .map_err(LinkError::Connect)?;
     let _ = tcp.set_nodelay(true);
     let name = ServerName::try_from(SERVER_NAME).map_err(LinkError::Name)?;
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config))

@@ -11,7 +11,7 @@ mod discovery;
 mod identity;
 mod inbound;
 pub mod leave;
-mod link;
+pub mod link;
 mod resource;
 pub mod store;
 
@@ -31,6 +31,7 @@ use crate::state::Shared;
 use crate::state::mesh::{MeshState, Question};
 use controllers::Controllers;
 use credentials::Credentials;
+pub use discovery::COALESCE;
 
 /// First and longest pause between attempts.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
@@ -103,14 +104,14 @@ impl MeshClient {
 
 /// Grows with each attempt, and is different for everybody.
 #[derive(Debug, Default)]
-struct Backoff(u32);
+pub struct Backoff(u32);
 
 impl Backoff {
-    fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.0 = 0;
     }
 
-    async fn pause(&mut self) {
+    pub async fn pause(&mut self) {
         let longest = BACKOFF_FIRST
             .saturating_mul(1 << self.0.min(10))
             .min(BACKOFF_MAX);
