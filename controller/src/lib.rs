@@ -12,6 +12,7 @@ pub mod index;
 pub mod lease;
 pub mod metrics;
 pub mod source;
+pub mod sparing;
 pub mod status;
 pub mod tally;
 

@@ -13,7 +13,8 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use support::{Controller, Deltas, Svid, connect, eventually, request, service, sign};
+use support::bystander::Bystander;
+use support::{Controller, Deltas, Svid, connect, eventually, request, sign};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -357,27 +358,6 @@ async fn a_flood_of_requests_to_sign_costs_only_its_author() {
     let invalid = "weft_controller_tokens_refused_total{reason=\"invalid\"}";
     assert_eq!(controller.metric(invalid).await, 400.0);
     controller.svid("web", "uid-2").await;
-}
-
-/// A proxy that must not notice anything.
-struct Bystander(Deltas, u8);
-
-impl Bystander {
-    async fn start(controller: &Controller) -> Self {
-        controller.manifest("by.yaml", &service("by", "10.96.0.9", &["10.9.0.0"]));
-        controller.has("EndpointSlice", 1).await;
-        let mut deltas = controller.stream("bystander").await;
-        deltas.want("Endpoints", &["shop/by:80"]).await;
-        deltas.take().await;
-        Self(deltas, 0)
-    }
-
-    async fn is_served(&mut self, controller: &Controller) {
-        self.1 += 1;
-        let address = format!("10.9.0.{}", self.1);
-        controller.manifest("by.yaml", &service("by", "10.96.0.9", &[&address]));
-        assert_eq!(self.0.take().await.resources.len(), 1);
-    }
 }
 
 #[tokio::test]

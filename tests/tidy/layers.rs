@@ -54,6 +54,7 @@ const CONTROLLER: Heights = &[
     ("admission", 3),
     ("lease", 3),
     ("metrics", SHARED_HEIGHT),
+    ("sparing", SHARED_HEIGHT),
     ("tally", SHARED_HEIGHT),
     ("index", 1),
     ("api", 0),

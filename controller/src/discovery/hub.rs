@@ -29,6 +29,7 @@ use crate::ca::proof::{ProofError, Prover};
 use crate::ca::{Ca, subject_and_end};
 use crate::index::{Change, Index, Touched, Type, Verdict};
 use crate::metrics::{Metrics, Values};
+use crate::sparing::Sparing;
 use crate::tally::{Held, Tally};
 
 /// Connected proxies.
@@ -162,6 +163,7 @@ pub struct Hub {
     pub own_expires: AtomicU64,
     pub(super) state: Mutex<State>,
     rates: Mutex<Rates>,
+    lines: Sparing,
     of_workload: Tally,
     of_identity: Tally,
     /// Some proxy has acknowledged something, or has gone.
@@ -189,6 +191,7 @@ impl Hub {
             own_expires: AtomicU64::new(0),
             state: Mutex::new(state),
             rates: Mutex::default(),
+            lines: Sparing::default(),
             of_workload: Tally::new(STREAMS_OF_WORKLOAD_MAX),
             of_identity: Tally::new(STREAMS_OF_IDENTITY_MAX),
             acknowledged: Notify::new(),
@@ -393,6 +396,11 @@ impl Hub {
         let state = self.state.lock();
         let endpoints = state.index.endpoints(service);
         endpoints.map_or_else(Vec::new, |of| of.endpoints.clone())
+    }
+
+    /// Whether a line about this may go to the log; how many were left out before it.
+    pub fn may_log(&self, subject: &[&str]) -> Option<u64> {
+        self.lines.admit(&subject.join(" "), Instant::now())
     }
 
     /// Whether one more certificate may be signed now.

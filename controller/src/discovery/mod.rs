@@ -5,6 +5,7 @@
 pub mod hub;
 pub mod leave;
 mod limits;
+mod refusals;
 mod report;
 pub mod serve;
 mod sign;

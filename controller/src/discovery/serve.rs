@@ -125,7 +125,9 @@ pub async fn run(
         let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept");
+                if let Some(left_out) = hub.may_log(&["accept"]) {
+                    tracing::warn!(%error, left_out, "cannot accept");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -133,6 +135,9 @@ pub async fn run(
         let unproven = Arc::clone(&places.unproven).try_acquire_owned().ok();
         let Some(unproven) = unproven.zip(places.of_address.take(&peer.ip().to_string())) else {
             hub.metrics.connections_refused.count("unproven_max");
+            if let Some(left_out) = hub.may_log(&["unproven_max", &peer.ip().to_string()]) {
+                tracing::warn!(%peer, reason = "unproven_max", left_out, "connection refused");
+            }
             continue;
         };
         let place = Place {
@@ -213,7 +218,12 @@ impl Connection {
             "handshake" | "handshake_timeout" | "unproven" => {
                 tracing::debug!(peer = %self.peer, reason, problem, "connection refused");
             }
-            _ => tracing::warn!(peer = %self.peer, reason, problem, "connection refused"),
+            _ => {
+                let from = self.peer.ip().to_string();
+                if let Some(left_out) = self.hub.may_log(&[reason, &from]) {
+                    tracing::warn!(peer = %self.peer, reason, problem, left_out, "connection refused");
+                }
+            }
         }
     }
 }

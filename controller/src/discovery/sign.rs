@@ -6,6 +6,7 @@ use weft_config::wire::{SignRequest, SignResponse};
 
 use super::Caller;
 use super::hub::Hub;
+use super::refusals::shortened;
 use crate::ca::CaError;
 use crate::ca::proof::ProofError;
 
@@ -107,7 +108,12 @@ pub async fn answer(
             if let SignError::Token(error) = &error {
                 hub.metrics.tokens.count(error.reason());
             }
-            tracing::warn!(reason = error.result(), workload = %request.workload.escape_debug(), "refused to sign: {error}");
+            // Whoever has proved nothing may say to be anybody.
+            let who = caller.map_or("", |caller| caller.workload.as_str());
+            if let Some(left_out) = hub.may_log(&["sign", error.result(), who]) {
+                let workload = shortened(&request.workload).escape_debug();
+                tracing::warn!(reason = error.result(), %workload, left_out, "refused to sign: {error}");
+            }
             Err(Status::new(error.code(), error.to_string()))
         }
     }

@@ -13,11 +13,11 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use weft_config::status::Refusal;
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 
 use super::Caller;
 use super::hub::{Hub, seconds_now};
+use super::refusals::{Refusals, shortened};
 use crate::index::Type;
 
 /// Resources that one proxy may want.
@@ -27,6 +27,8 @@ const NAME_BYTES_MAX: usize = 512;
 const RESPONSES_MAX: usize = 8;
 /// Bytes of resources in a response; what is more comes in the next.
 const RESPONSE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of each word that a proxy says of itself.
+const WORD_BYTES_MAX: usize = 128;
 /// Requests that are taken before anything is sent: a proxy says all that it wants at once.
 const REQUESTS_A_TURN_MAX: usize = 64;
 /// Why a stream is refused or ended by us.
@@ -66,6 +68,35 @@ impl Subscriptions {
     }
 }
 
+/// What a proxy says of itself.
+#[derive(Debug)]
+struct Said {
+    admin: Option<String>,
+    signing_root: Option<String>,
+    version: String,
+}
+
+impl Said {
+    fn of(node: &Node) -> Self {
+        let word = |text: &str| {
+            let end = text.floor_char_boundary(WORD_BYTES_MAX);
+            text.get(..end).unwrap_or_default().to_owned()
+        };
+        let field = |name: &str| {
+            let field = node.metadata.as_ref()?.fields.get(name)?;
+            match &field.kind {
+                Some(prost_types::value::Kind::StringValue(text)) => Some(word(text)),
+                _ => None,
+            }
+        };
+        Self {
+            admin: field("admin"),
+            signing_root: field("signingRoot"),
+            version: word(&node.user_agent_version),
+        }
+    }
+}
+
 /// What a proxy has been told over one stream. Carries nothing: requests go in and
 /// responses come out, so that a simulation can drive it.
 #[derive(Debug)]
@@ -75,8 +106,8 @@ pub struct Session {
     id: u64,
     types: BTreeMap<Type, Subscriptions>,
     count: u64,
-    refused: BTreeMap<(Type, String), Refusal>,
-    node: Option<Node>,
+    refused: Refusals,
+    said: Option<Said>,
     /// It has said what it wants, or some of it.
     begun: bool,
 }
@@ -168,7 +199,9 @@ impl Session {
     pub fn open(hub: Arc<Hub>, caller: Caller) -> Result<(Self, Arc<Notify>), Status> {
         let (id, wake) = hub.connected(&caller).map_err(|reason| {
             hub.metrics.streams_refused.count(reason);
-            tracing::warn!(workload = %caller.workload, identity = %caller.identity, reason, "a stream is refused");
+            if let Some(left_out) = hub.may_log(&[reason, &caller.workload]) {
+                tracing::warn!(workload = %caller.workload, identity = %caller.identity, reason, left_out, "a stream is refused");
+            }
             Status::resource_exhausted(format!("too many streams are open ({reason})"))
         })?;
         let types = Type::ALL
@@ -180,8 +213,8 @@ impl Session {
             id,
             types: types.collect(),
             count: 0,
-            refused: BTreeMap::new(),
-            node: None,
+            refused: Refusals::default(),
+            said: None,
             begun: false,
         };
         Ok((session, wake))
@@ -214,7 +247,16 @@ impl Session {
     /// Counts and tells that we end the stream.
     fn ended(&self, (reason, status): End) -> Status {
         self.hub.metrics.streams_refused.count(reason);
-        tracing::warn!(workload = %self.caller.workload, reason, "a stream is ended: {}", status.message());
+        let workload = self.caller.workload.as_str();
+        if let Some(left_out) = self.hub.may_log(&[reason, workload]) {
+            tracing::warn!(
+                workload,
+                reason,
+                left_out,
+                "a stream is ended: {}",
+                status.message()
+            );
+        }
         status
     }
 
@@ -222,13 +264,13 @@ impl Session {
     pub fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), End> {
         let malformed = |problem: String| ("malformed", Status::invalid_argument(problem));
         self.begun = true;
-        if let Some(node) = request.node {
-            self.node = Some(node);
+        if let Some(node) = &request.node {
+            self.said = Some(Said::of(node));
         }
         let Some(kind) = Type::of_url(&request.type_url) else {
             return Err(malformed(format!(
                 "no type {}",
-                request.type_url.escape_debug()
+                shortened(&request.type_url).escape_debug()
             )));
         };
         let total: usize = self.types.values().map(|of| of.names.len()).sum();
@@ -243,7 +285,7 @@ impl Session {
             of.names.remove(&name);
             of.dirty.remove(&name);
             self.hub.unsubscribe(self.id, kind, &name);
-            self.refused.remove(&(kind, name));
+            self.refused.forget(kind, &name);
         }
         for name in request.resource_names_subscribe {
             if name.len() > NAME_BYTES_MAX {
@@ -259,42 +301,28 @@ impl Session {
         let nonce = &request.response_nonce;
         if let Some(answered) = of.unanswered.take_if(|of| of.nonce == *nonce) {
             let problem = request.error_detail.map(|status| status.message);
-            self.answered(kind, answered.names, problem);
+            self.answered(kind, &answered.names, problem);
         }
         Ok(())
     }
 
     /// Notes what an answer says of the resources that it answers.
-    fn answered(&mut self, kind: Type, sent: Vec<String>, problem: Option<String>) {
-        let Some(problem) = problem else {
-            for name in sent {
-                self.refused.remove(&(kind, name));
-            }
-            return;
-        };
-        self.hub.metrics.nacks.inc();
-        tracing::error!(workload = %self.caller.workload, %problem, "a proxy refuses what it was sent");
-        // A line for each: `name: what is wrong`.
-        let named = |name: &str| {
-            problem.lines().any(|line| {
-                let rest = line.strip_prefix(name);
-                rest.is_some_and(|rest| rest.starts_with(": "))
-            })
-        };
-        // One that names nothing refuses all.
-        let any = sent.iter().any(|name| named(name));
-        for name in sent {
-            let key = (kind, name.clone());
-            let before = self.refused.remove(&key);
-            if !any || named(&name) {
-                let refusal = Refusal {
-                    resource: format!("{} {name}", kind.name()),
-                    message: problem.clone(),
-                    since: before.map_or_else(seconds_now, |before| before.since),
-                };
-                self.refused.insert(key, refusal);
+    fn answered(&mut self, kind: Type, sent: &[String], problem: Option<String>) {
+        if let Some(problem) = &problem {
+            self.hub.metrics.nacks.inc();
+            let workload = self.caller.workload.as_str();
+            if let Some(left_out) = self.hub.may_log(&["refuses", workload]) {
+                let problem = shortened(problem);
+                tracing::error!(
+                    workload,
+                    problem,
+                    left_out,
+                    "a proxy refuses what it was sent"
+                );
             }
         }
+        self.refused
+            .take(kind, sent, problem.as_deref(), seconds_now());
     }
 
     /// What is to be sent of a type. `keep`: nothing is taken away yet.
@@ -364,7 +392,7 @@ impl Session {
     }
 
     /// Tells the hub how far this proxy has come.
-    pub fn tell(&self) {
+    pub fn tell(&mut self) {
         let behind = match self.begun {
             false => Some(1),
             true => self.types.values().filter_map(Subscriptions::behind).min(),
@@ -372,30 +400,17 @@ impl Session {
         let unanswered = self.types.values().filter(|of| of.unanswered.is_some());
         let pending = unanswered.count();
         let resources: usize = self.types.values().map(|of| of.names.len()).sum();
-        let said = |name: &str| {
-            let metadata = self.node.as_ref()?.metadata.as_ref()?;
-            match &metadata.fields.get(name)?.kind {
-                Some(prost_types::value::Kind::StringValue(text)) => Some(text.clone()),
-                _ => None,
-            }
-        };
-        let (admin, signing_root) = (said("admin"), said("signingRoot"));
-        let version = self
-            .node
-            .as_ref()
-            .map(|node| node.user_agent_version.clone());
+        let (said, refused) = (self.said.take(), self.refused.news());
         self.hub.progress(self.id, behind, |status| {
             status.pending = u32::try_from(pending).unwrap_or(u32::MAX);
             status.resources = u32::try_from(resources).unwrap_or(u32::MAX);
-            status.refused = self.refused.values().cloned().collect();
-            if let Some(admin) = admin {
-                status.admin = admin;
+            if let Some(refused) = refused {
+                status.refused = refused;
             }
-            if let Some(root) = signing_root {
-                status.signing_root = root;
-            }
-            if let Some(version) = version {
-                status.version = version;
+            if let Some(said) = said {
+                status.version = said.version;
+                status.admin = said.admin.unwrap_or_default();
+                status.signing_root = said.signing_root.unwrap_or_default();
             }
         });
     }

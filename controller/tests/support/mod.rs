@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+pub mod bystander;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
