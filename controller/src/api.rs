@@ -13,6 +13,10 @@ use weft_config::wire;
 
 pub mod definition;
 pub mod kinds;
+pub mod mesh;
+
+/// How objects name us: entries of routes' statuses, meshes.
+pub const CONTROLLER: &str = "weft.dev/controller";
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
@@ -50,6 +54,7 @@ pub enum Spec {
     Authorization(AuthorizationPolicy),
     Workload(WorkloadPolicy),
     Traffic(Box<TrafficPolicy>),
+    Mesh(mesh::Mesh),
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -343,6 +348,7 @@ impl Object {
                 Spec::Authorization(_) => "AuthorizationPolicy",
                 Spec::Workload(_) => "WorkloadPolicy",
                 Spec::Traffic(_) => "TrafficPolicy",
+                Spec::Mesh(_) => mesh::KIND,
             },
             namespace: self.namespace.clone(),
             name: self.name.clone(),

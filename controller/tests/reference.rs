@@ -149,7 +149,7 @@ struct Kind {
     others: &'static str,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind {
         name: "Service",
         version: "v1",
@@ -362,6 +362,24 @@ const KINDS: [Kind; 8] = [
             ),
         ],
         others: "`hostnames` are ignored.",
+    },
+    Kind {
+        name: "XMesh",
+        version: "gateway.networking.x-k8s.io/v1alpha1",
+        example: "metadata: {name: weft}\nspec: {controllerName: weft.dev/controller, parametersRef: {group: '', kind: ConfigMap, name: c, namespace: shop}}",
+        read: &[
+            (
+                "/spec/controllerName",
+                "example.com/other",
+                "whose it is: ours is `weft.dev/controller`, and others are left alone",
+            ),
+            (
+                "/spec/parametersRef",
+                "null",
+                "must not be there: `InvalidParameters`",
+            ),
+        ],
+        others: "The controller makes the one named `weft` (`--mesh-name`) if there is none; its status says what we support.",
     },
     Kind {
         name: "ReferenceGrant",

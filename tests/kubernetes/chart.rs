@@ -154,6 +154,8 @@ fn the_controller_s_rights_are_those_it_uses() {
     let namespace = cluster.namespace("rights", &[INJECTED]);
     namespace.apply(OBJECTS);
     namespace.kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]);
+    // Somebody takes the mesh's own object away, and the controller makes it again.
+    cluster.kubectl(&["delete", "xmesh", "weft", "--ignore-not-found"]);
     // Somebody breaks the webhook's configuration, and the controller mends it.
     let patch = r#"[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]"#;
     cluster.kubectl(&[

@@ -34,6 +34,11 @@ pub struct Controller {
 impl Controller {
     /// Starts one that keeps its Lease in `namespace`, under this name; it need not be ready.
     pub fn start(kubeconfig: &Path, namespace: &str, name: &str) -> Self {
+        Self::start_as(kubeconfig, namespace, name, "weft")
+    }
+
+    /// The same of a mesh of this name.
+    pub fn start_as(kubeconfig: &Path, namespace: &str, name: &str, mesh: &str) -> Self {
         static BUILT: OnceLock<std::path::PathBuf> = OnceLock::new();
         let binary = BUILT.get_or_init(|| built("weft-controller", "weft-controller"));
         let folder = TempDir::new().expect("a folder");
@@ -42,6 +47,7 @@ impl Controller {
         command
             .env("KUBECONFIG", kubeconfig)
             .args(["--kubernetes", "--namespace", namespace, "--identity", name])
+            .args(["--mesh-name", mesh])
             .args(["--listen", "127.0.0.1:0", "--admin", &admin.to_string()])
             .arg("--ca-dir")
             .arg(folder.path().join("ca"))

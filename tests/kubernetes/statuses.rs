@@ -204,6 +204,102 @@ fn routes_and_policies_are_told_what_has_become_of_them() {
     });
 }
 
+const MESHES: &str = "
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XMesh
+metadata: {name: NAMESPACE-theirs, labels: {weft-test: NAMESPACE}}
+spec: {controllerName: example.com/mesh}
+---
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XMesh
+metadata: {name: NAMESPACE-told, labels: {weft-test: NAMESPACE}}
+spec: {controllerName: weft.dev/controller, parametersRef: {group: '', kind: ConfigMap, name: a, namespace: b}}
+";
+
+/// Meshes are in no namespace: goes with what a test has made.
+struct Meshes<'a>(&'a Namespace);
+
+impl Drop for Meshes<'_> {
+    fn drop(&mut self) {
+        let label = format!("weft-test={}", self.0.name);
+        let arguments = ["delete", "xmesh", "--ignore-not-found", "-l", &label];
+        let _gone = self.0.cluster.try_kubectl(&arguments);
+        let own = ["delete", "xmesh", "--ignore-not-found", &self.0.name];
+        let _gone = self.0.cluster.try_kubectl(&own);
+    }
+}
+
+fn mesh(cluster: &Cluster, name: &str) -> Value {
+    let found = cluster.try_kubectl(&["get", "xmesh", name, "-o", "json"]);
+    serde_json::from_slice(&found.stdout).unwrap_or(Value::Null)
+}
+
+#[test]
+fn the_mesh_s_own_object_is_made_and_says_what_is_supported() {
+    let Some(cluster) = Cluster::connect() else {
+        return;
+    };
+    let _alone = super::alone();
+    let _away = Away::send(&cluster);
+    install(&cluster);
+    let space = cluster.namespace("mesh", &[]);
+    let _meshes = Meshes(&space);
+    space.apply(MESHES);
+    let (own, told, theirs) = (
+        &space.name,
+        format!("{}-told", space.name),
+        format!("{}-theirs", space.name),
+    );
+    let untouched = mesh(&cluster, &theirs)["status"].clone();
+    let controller = Controller::start_as(&cluster.kubeconfig, &space.name, "one", own);
+    controller.ready();
+    let accepted = |name: &str| {
+        eventually(&format!("a verdict on {name}"), || {
+            let mesh = mesh(&cluster, name);
+            let conditions = conditions(&mesh["status"]);
+            let is_new = conditions.iter().all(|(_, _, reason)| reason != "Pending");
+            (is_new && !conditions.is_empty()).then_some((mesh, conditions))
+        })
+    };
+    let triple = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+    let (made, conditions) = accepted(own);
+    // Nothing but whose it is (GEP-3949).
+    assert_eq!(
+        made["spec"],
+        json!({"controllerName": "weft.dev/controller"})
+    );
+    assert_eq!(conditions, [triple("Accepted", "True", "Accepted")]);
+    let seen = &made["status"]["conditions"][0];
+    assert_eq!(seen["observedGeneration"], made["metadata"]["generation"]);
+    let message = seen["message"].as_str().unwrap_or_default();
+    assert!(message.contains("weft-controller"), "who: {message}");
+    let features = made["status"]["supportedFeatures"].as_array().cloned();
+    let features = features.unwrap_or_default();
+    let names: Vec<&str> = features
+        .iter()
+        .filter_map(|of| of["name"].as_str())
+        .collect();
+    assert_eq!(names, weft_controller::api::mesh::FEATURES);
+    let (refused, conditions) = accepted(&told);
+    assert_eq!(
+        conditions,
+        [triple("Accepted", "False", "InvalidParameters")]
+    );
+    assert_eq!(refused["status"]["supportedFeatures"], json!([]));
+    // Whoever writes over our word, or takes the object away, has it again.
+    let patch = json!({"status": {"supportedFeatures": []}}).to_string();
+    let of = ["patch", "xmesh", own, "--subresource=status"];
+    cluster.kubectl(&[&of[..], &["--type=merge", "-p", &patch]].concat());
+    eventually("the features again", || {
+        let again = mesh(&cluster, own)["status"]["supportedFeatures"].clone();
+        (again == json!(features)).then_some(())
+    });
+    cluster.kubectl(&["delete", "xmesh", own]);
+    let (again, _) = accepted(own);
+    assert_ne!(again["metadata"]["uid"], made["metadata"]["uid"]);
+    assert_eq!(mesh(&cluster, &theirs)["status"], untouched, "another's");
+}
+
 fn holder(cluster: &Cluster, space: &Namespace) -> String {
     let lease = cluster.try_kubectl(&[
         "-n",

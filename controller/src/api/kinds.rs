@@ -2,6 +2,8 @@
 
 use kube::core::ApiResource;
 
+use super::mesh;
+
 /// One kind at the API server.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Watched {
@@ -19,6 +21,7 @@ pub struct Watched {
 }
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
+const GATEWAY_EXPERIMENTAL: &str = "gateway.networking.x-k8s.io";
 const WEFT: &str = "weft.dev";
 /// A pod that has ended has its address no more, though its status still says so.
 const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -52,7 +55,7 @@ const fn custom(
 }
 
 /// All of them. What others are looked up by comes first, for reading's sake only.
-pub const WATCHED: [Watched; 13] = [
+pub const WATCHED: [Watched; 14] = [
     built_in("", "Namespace", "namespaces"),
     built_in("", "Node", "nodes"),
     Watched {
@@ -84,6 +87,7 @@ pub const WATCHED: [Watched; 13] = [
     ),
     custom((WEFT, &["v1alpha1"]), "WorkloadPolicy", "workloadpolicies"),
     custom((WEFT, &["v1alpha1"]), "TrafficPolicy", "trafficpolicies"),
+    custom((GATEWAY_EXPERIMENTAL, &["v1alpha1"]), mesh::KIND, "xmeshes"),
 ];
 
 impl Watched {

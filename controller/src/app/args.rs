@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Parser};
 
 use crate::admission::inject::Options;
+use crate::api::mesh;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -109,6 +110,10 @@ pub struct Cluster {
         conflicts_with = "ca_dir"
     )]
     pub ca_secret: String,
+    /// The XMesh (Gateway API's experimental channel) that stands for this mesh and says what
+    /// it supports; made if there is none.
+    #[arg(long, value_name = "NAME", default_value = mesh::NAME)]
+    pub mesh_name: String,
     /// Its own name among its replicas; default: the host's.
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     pub identity: Option<String>,

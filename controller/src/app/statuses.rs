@@ -7,7 +7,7 @@ use kube::Client;
 use tokio::sync::watch;
 
 use super::args::Cluster;
-use crate::api::Key;
+use crate::api::{Key, mesh};
 use crate::discovery::hub::Hub;
 use crate::lease::Candidate;
 use crate::source::Update;
@@ -15,6 +15,8 @@ use crate::status::{Desired, Writer};
 
 #[derive(Debug)]
 pub struct Statuses {
+    /// The object that stands for us.
+    mesh: Key,
     writer: Arc<Writer>,
     candidate: Candidate,
 }
@@ -22,14 +24,17 @@ pub struct Statuses {
 /// The part that follows the source.
 #[derive(Debug)]
 pub struct Teller {
+    mesh: Key,
     writer: Arc<Writer>,
     leads: watch::Receiver<bool>,
 }
 
 impl Statuses {
     pub fn new(client: &Client, cluster: &Cluster, hub: &Hub) -> Self {
-        let writer = Writer::new(client.clone(), hub.metrics.status_writes.clone());
+        let results = hub.metrics.status_writes.clone();
+        let writer = Writer::new(client.clone(), &cluster.mesh_name, results);
         Self {
+            mesh: mesh::key(&cluster.mesh_name),
             writer: Arc::new(writer),
             candidate: Candidate::new(client.clone(), &cluster.namespace, &cluster.identity()),
         }
@@ -37,6 +42,7 @@ impl Statuses {
 
     pub fn teller(&self) -> Teller {
         Teller {
+            mesh: self.mesh.clone(),
             writer: Arc::clone(&self.writer),
             leads: self.candidate.leads(),
         }
@@ -78,19 +84,22 @@ impl Teller {
         hub.leads.store(leads, Ordering::Relaxed);
         self.writer.stop();
         if leads {
-            hub.with_status()
-                .into_iter()
-                .for_each(|key| self.tell(hub, key));
+            let mut keys = hub.with_status();
+            keys.insert(self.mesh.clone());
+            keys.into_iter().for_each(|key| self.tell(hub, key));
         }
     }
 
     /// Tells of what an update has changed.
     pub fn take(&self, hub: &Hub, update: Update) {
-        self.writer.served(&update.watches);
+        let served = self.writer.served(&update.watches);
         hub.watched(update.watches);
         let mut keys = hub.update(update.changes, update.errors);
         if *self.leads.borrow() {
             keys.extend(update.seen);
+            if served.iter().any(|kind| kind == self.mesh.kind) {
+                keys.insert(self.mesh.clone());
+            }
             keys.into_iter().for_each(|key| self.tell(hub, key));
         }
     }

@@ -63,6 +63,7 @@ pub fn links(key: &Key, object: &Object) -> Vec<Link> {
         | Spec::Workload(_)
         | Spec::Namespace
         | Spec::Node(_)
+        | Spec::Mesh(_)
         | Spec::ReferenceGrant(_) => Vec::new(),
     }
 }

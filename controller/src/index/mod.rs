@@ -10,7 +10,7 @@
 //!                                  ├─▶ Route ─▶ Attached
 //!                                  └─▶ Endpoints ─▶ Direct
 //! EndpointSlice, Pod, who leaves ──────┘  └───────▶ Workload
-//! AuthorizationPolicy, WorkloadPolicy ─▶ Authorization, Policies
+//! AuthorizationPolicy, WorkloadPolicy ─▶ Authorization, Policies      XMesh ─▶ Mesh
 //! ```
 //!
 //! **Invariant:** the cost of a change follows what it touches, not what there is.
@@ -19,6 +19,7 @@
 
 mod endpoints;
 mod lookup;
+mod mesh;
 mod policy;
 mod resource;
 mod route;

@@ -4,6 +4,7 @@ mod changes;
 mod semantics;
 
 use super::*;
+use crate::api::CONTROLLER;
 use crate::source::manifest;
 
 fn view(yaml: &str) -> Index {
@@ -126,6 +127,32 @@ fn accepted(view: &Index, name: &str) -> Vec<Condition> {
         .unwrap_or_else(|| panic!("{name}: {all:?}"))
         .conditions
         .clone()
+}
+
+#[test]
+fn a_mesh_is_ours_by_its_controller_s_name_and_takes_no_parameters() {
+    let mesh = |name: &str, controller: &str, more: &str| {
+        format!(
+            "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XMesh\nmetadata: {{name: {name}, generation: 3}}\nspec: {{controllerName: {controller}{more}}}\n---\n"
+        )
+    };
+    let parameters = ", parametersRef: {group: '', kind: ConfigMap, name: a, namespace: b}";
+    let view = view(&format!(
+        "{}{}{}",
+        mesh("weft", CONTROLLER, ", description: ours"),
+        mesh("told", CONTROLLER, parameters),
+        mesh("theirs", "example.com/mesh", ""),
+    ));
+    let said = |name: &str| {
+        let condition = accepted(&view, name).remove(0);
+        assert_eq!(condition.observed_generation, 3, "{name}");
+        (condition.status, condition.reason)
+    };
+    assert_eq!(said("weft"), (true, "Accepted".to_owned()));
+    assert_eq!(said("told"), (false, "InvalidParameters".to_owned()));
+    assert_eq!(view.statuses().len(), 2, "of others nothing is said");
+    let message = accepted(&view, "weft").remove(0).message;
+    assert!(message.contains("trust domain td"), "{message}");
 }
 
 #[test]

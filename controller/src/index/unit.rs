@@ -29,6 +29,7 @@ pub enum Unit {
     /// A namespace's WorkloadPolicies.
     Policies(String),
     Workload(String),
+    Mesh(Key),
 }
 
 impl Index {
@@ -44,6 +45,7 @@ impl Index {
             Unit::Authorization(key) => self.compute_authorization(key),
             Unit::Policies(namespace) => self.compute_policies(namespace),
             Unit::Workload(uid) => self.compute_workload(uid),
+            Unit::Mesh(key) => self.compute_mesh(key),
         }
     }
 
@@ -95,6 +97,7 @@ impl Index {
                     });
                 uids.map(Unit::Workload).collect()
             }
+            Spec::Mesh(_) => vec![Unit::Mesh(key.clone())],
             Spec::Namespace | Spec::ReferenceGrant(_) => Vec::new(),
         };
         self.dirty.extend(units);

@@ -14,7 +14,7 @@ use weft_config::wire;
 
 use crate::api::{
     Attachment, AuthorizationPolicy, Node, Object, Pod, Route, Service, ServicePort, Slice,
-    SliceEndpoint, Spec, TrafficPolicy,
+    SliceEndpoint, Spec, TrafficPolicy, mesh,
 };
 
 /// Documents of a file.
@@ -94,7 +94,7 @@ fn namespace_of(value: &Value) -> &str {
 
 /// Whether it is in no namespace.
 fn is_of_the_cluster(value: &Value) -> bool {
-    matches!(text_of(value, "/kind"), "Namespace" | "Node")
+    matches!(text_of(value, "/kind"), "Namespace" | "Node" | mesh::KIND)
 }
 
 /// Field and problem.
@@ -150,6 +150,7 @@ fn object(value: Value) -> Result<Option<Object>, Fault> {
         ("gateway.networking.k8s.io", "ReferenceGrant") => {
             Spec::ReferenceGrant(typed(&spec, "spec")?)
         }
+        ("gateway.networking.x-k8s.io", mesh::KIND) => Spec::Mesh(typed(&spec, "spec")?),
         ("weft.dev", "AuthorizationPolicy") => Spec::Authorization(authorization(spec)?),
         ("weft.dev", "WorkloadPolicy") => Spec::Workload(typed(&spec, "spec")?),
         ("weft.dev", "TrafficPolicy") => Spec::Traffic(Box::new(traffic(spec)?)),

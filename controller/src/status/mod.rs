@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::ApiResource;
 use kube::{Client, Error};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -19,8 +20,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_config::status::WatchStatus;
 
-use crate::api::Key;
 use crate::api::kinds::WATCHED;
+use crate::api::{CONTROLLER, Key, mesh};
 use crate::metrics::Counters;
 pub use patch::Desired;
 pub use queue::Outcome;
@@ -36,6 +37,8 @@ const MANAGER: &str = "weft-controller";
 
 pub struct Writer {
     client: Client,
+    /// The name of the object that stands for us, made if there is none.
+    mesh: String,
     begun: Instant,
     queue: Mutex<Queue>,
     /// In which version each kind is served.
@@ -55,9 +58,10 @@ impl std::fmt::Debug for Writer {
 
 impl Writer {
     /// `results`: where outcomes are counted.
-    pub fn new(client: Client, results: Counters) -> Self {
+    pub fn new(client: Client, mesh: &str, results: Counters) -> Self {
         Self {
             client,
+            mesh: mesh.to_owned(),
             begun: Instant::now(),
             queue: Mutex::default(),
             versions: Mutex::default(),
@@ -67,14 +71,17 @@ impl Writer {
         }
     }
 
-    /// Takes up in which versions kinds are served.
-    pub fn served(&self, watches: &[WatchStatus]) {
+    /// Takes up in which versions kinds are served; those for which that is another.
+    pub fn served(&self, watches: &[WatchStatus]) -> Vec<String> {
         let mut versions = self.versions.lock();
+        let mut changed = Vec::new();
         for watch in watches {
             if versions.get(&watch.kind) != Some(&watch.version) {
                 versions.insert(watch.kind.clone(), watch.version.clone());
+                changed.push(watch.kind.clone());
             }
         }
+        changed
     }
 
     /// Takes up what is to be said of an object.
@@ -133,11 +140,11 @@ impl Writer {
     }
 
     async fn try_write(&self, turn: &Turn) -> Result<Outcome, Error> {
-        let Some(api) = self.api(&turn.key) else {
+        let Some((api, resource)) = self.api(&turn.key) else {
             return Ok(Outcome::Right);
         };
         let Some(object) = api.get_opt(&turn.key.name).await? else {
-            return Ok(Outcome::Right);
+            return self.create(&turn.key, &api, &resource).await;
         };
         let version = object.metadata.resource_version.clone();
         let object = serde_json::to_value(object).map_err(Error::SerdeError)?;
@@ -155,12 +162,34 @@ impl Writer {
         Ok(Outcome::Written)
     }
 
+    /// The mesh's own object is made where it is missing, as GEP-3949 has it: with nothing
+    /// but whose it is. Its status is written when it is seen.
+    async fn create(
+        &self,
+        key: &Key,
+        api: &Api<DynamicObject>,
+        resource: &ApiResource,
+    ) -> Result<Outcome, Error> {
+        if *key != mesh::key(&self.mesh) {
+            return Ok(Outcome::Right);
+        }
+        let mut object = DynamicObject::new(&key.name, resource);
+        object.data = json!({"spec": {"controllerName": CONTROLLER}});
+        api.create(&PostParams::default(), &object).await?;
+        tracing::info!(name = key.name, "made the {}", mesh::KIND);
+        Ok(Outcome::Written)
+    }
+
     /// `None`: the kind is not served.
-    fn api(&self, key: &Key) -> Option<Api<DynamicObject>> {
+    fn api(&self, key: &Key) -> Option<(Api<DynamicObject>, ApiResource)> {
         let of = WATCHED.iter().find(|of| of.kind == key.kind)?;
         let version = self.versions.lock().get(key.kind).cloned()?;
         let resource = (!version.is_empty()).then(|| of.resource(&version))?;
         let client = self.client.clone();
-        Some(Api::namespaced_with(client, &key.namespace, &resource))
+        let api = match key.namespace.as_str() {
+            "" => Api::all_with(client, &resource),
+            namespace => Api::namespaced_with(client, namespace, &resource),
+        };
+        Some((api, resource))
     }
 }

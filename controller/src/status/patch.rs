@@ -9,11 +9,8 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use weft_config::status::{Condition, ObjectStatus, SourceError};
 
-use crate::api::ParentRef;
+use crate::api::{CONTROLLER, ParentRef, mesh};
 use crate::index::{Verdict, parent_text, service_name};
-
-/// As route statuses name us.
-pub const CONTROLLER: &str = "weft.dev/controller";
 
 /// Characters of a condition's message; more says nothing to a person, and Kubernetes
 /// takes 32,768.
@@ -36,6 +33,7 @@ pub fn status(object: &Value, desired: &Desired, now: &str) -> Option<Value> {
             .is_some_and(|of| of.ends_with("Route"));
     let fresh = match is_route {
         true => json!({"parents": parents(object, desired, now)?}),
+        false if object["kind"] == mesh::KIND => mesh_status(object, desired, now)?,
         false => policy(object, desired, now)?,
     };
     let old = &object["status"];
@@ -172,6 +170,23 @@ fn policy(object: &Value, desired: &Desired, now: &str) -> Option<Value> {
     let targets = targets(object, desired, &accepted);
     let conditions = merged(Some(&object["status"]["conditions"]), &[accepted], now)?;
     Some(json!({"conditions": conditions, "targets": targets}))
+}
+
+/// Of a mesh that is not ours nothing is said, and one that cannot be read may be anybody's.
+fn mesh_status(object: &Value, desired: &Desired, now: &str) -> Option<Value> {
+    let statuses = &desired.verdict.statuses;
+    if desired.error.is_some() || !is_timely(object, statuses) {
+        return None;
+    }
+    let accepted = overall(statuses)?;
+    let names: &[&str] = if accepted.status {
+        &mesh::FEATURES
+    } else {
+        &[]
+    };
+    let features: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+    let conditions = merged(Some(&object["status"]["conditions"]), &[accepted], now)?;
+    Some(json!({"conditions": conditions, "supportedFeatures": features}))
 }
 
 /// The verdict on the whole: the first that is bad, if one is.
@@ -371,6 +386,48 @@ mod tests {
         let policy = json!({"kind": "TrafficPolicy", "metadata": {"generation": 2}, "spec": {}});
         let written = status(&policy, &bad, NOW).unwrap();
         assert_eq!(written["conditions"][0]["reason"], "Invalid");
+    }
+
+    #[test]
+    fn a_mesh_says_what_it_supports_once_it_is_accepted() {
+        let object = json!({
+            "kind": "XMesh",
+            "metadata": {"name": "weft", "generation": 2},
+            "spec": {"controllerName": CONTROLLER},
+            // As its definition fills it in.
+            "status": {"conditions": [{
+                "type": "Accepted", "status": "Unknown", "reason": "Pending",
+                "message": "Waiting for controller", "lastTransitionTime": "1970-01-01T00:00:00Z",
+            }]},
+        });
+        let written = status(&object, &desired(vec![said("", condition(true, 2))]), NOW).unwrap();
+        let accepted = &written["conditions"][0];
+        assert_eq!(accepted["status"], "True");
+        assert_eq!(accepted["observedGeneration"], 2);
+        assert_eq!(accepted["lastTransitionTime"], NOW);
+        let features = written["supportedFeatures"].as_array().unwrap();
+        let names: Vec<&str> = features
+            .iter()
+            .filter_map(|of| of["name"].as_str())
+            .collect();
+        assert_eq!(names, mesh::FEATURES);
+        let mut again = object.clone();
+        again["status"] = written;
+        let good = desired(vec![said("", condition(true, 2))]);
+        assert_eq!(status(&again, &good, THEN), None, "it is right");
+        // One that is refused supports nothing.
+        let refused = status(&again, &desired(vec![said("", condition(false, 2))]), NOW).unwrap();
+        assert_eq!(refused["supportedFeatures"], json!([]));
+        // The index is behind; it is another's; it cannot be read, so that nobody knows whose it is.
+        let old = desired(vec![said("", condition(true, 1))]);
+        assert_eq!(status(&object, &old, NOW), None);
+        assert_eq!(status(&object, &desired(vec![]), NOW), None);
+        let error = Some(SourceError::default());
+        let unreadable = Desired {
+            error,
+            ..desired(vec![])
+        };
+        assert_eq!(status(&object, &unreadable, NOW), None);
     }
 
     #[test]
