@@ -17,6 +17,7 @@ pub mod certificate;
 pub mod chaos;
 pub mod cluster;
 pub mod config;
+pub mod conformance;
 pub mod curl;
 pub mod dns;
 pub mod frames;
