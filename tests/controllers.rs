@@ -2,11 +2,12 @@
 //! nothing when a workload leaves that callers at each of them use.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use weft_tests::eventually;
 use weft_tests::load::{Load, Mode};
 use weft_tests::mesh::{Mesh, Replica, Sidecar, status_at};
 use weft_tests::upstream::Upstream;
+use weft_tests::{eventually, eventually_within};
 
 /// `shop/web` with these replicas, and a client at each of two controllers.
 struct Shop {
@@ -120,6 +121,45 @@ fn a_controller_that_is_gone_does_not_hold_up_who_leaves() {
     let loads = shop.loads();
     shop.mesh.controller.kill();
     connected(shop.second.admin, &shop.clients[0]);
+    let left = shop.leave();
+    assert_eq!(left["users"], 2, "{left}");
+    assert_eq!(left["acknowledged"], 2, "{left}");
+    go_on(&loads);
+    for load in loads {
+        load.stop().none_lost();
+    }
+}
+
+/// It still takes connections, as a host does that hangs: nothing ends by itself.
+#[test]
+fn a_controller_that_hangs_is_left_for_the_other() {
+    let mut shop = shop(&["one", "two", "three"]);
+    let loads = shop.loads();
+    shop.second.program.freeze();
+    connected(shop.mesh.admin, &shop.clients[1]);
+    go_on(&loads);
+    let left = shop.leave();
+    assert_eq!(left["users"], 2, "{left}");
+    go_on(&loads);
+    for load in loads {
+        load.stop().none_lost();
+    }
+}
+
+#[test]
+fn who_was_driven_from_its_controller_goes_back_to_it() {
+    let mut shop = shop(&["one", "two"]);
+    let loads = shop.loads();
+    shop.second.program.kill();
+    connected(shop.mesh.admin, &shop.clients[1]);
+    shop.second.restart(&shop.mesh);
+    eventually_within(Duration::from_secs(60), "it is back", || {
+        let status = status_at(shop.second.admin);
+        let mut proxies = status.proxies.iter();
+        proxies
+            .any(|proxy| proxy.workload == shop.clients[1].uid)
+            .then_some(())
+    });
     let left = shop.leave();
     assert_eq!(left["users"], 2, "{left}");
     assert_eq!(left["acknowledged"], 2, "{left}");

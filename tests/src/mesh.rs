@@ -42,6 +42,13 @@ pub struct Replica {
     pub admin: SocketAddr,
 }
 
+impl Replica {
+    /// Starts it again, where it was.
+    pub fn restart(&mut self, mesh: &Mesh) {
+        self.program = start_controller(mesh.folder.path(), self.listen, self.admin);
+    }
+}
+
 /// A workload with its sidecar.
 pub struct Sidecar {
     pub proxy: Proxy,

@@ -1,15 +1,20 @@
-//! Where the controllers are. A name stands for all of its addresses, and is resolved
-//! anew at each attempt, in Rust alone: there is no libc resolver in an empty image.
+//! Where the controllers are, the best first. A name stands for all of its addresses, and is
+//! resolved anew at each attempt, in Rust alone: there is no libc resolver in an empty image.
+//!
+//! Names come in the order of the configuration, and a name's addresses in an order of this
+//! workload's own (rendezvous hashing): workloads are spread over them evenly, and only those of a
+//! controller that goes or comes change places.
 //!
 //! **Invariant:** a name that cannot be resolved now keeps the addresses that it had.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::FixedState;
 use parking_lot::Mutex;
-use rand::RngExt as _;
 use tokio::time::timeout;
 
 use crate::health::with_sources;
@@ -26,22 +31,21 @@ pub struct Controllers {
     resolver: SharedResolver,
     /// The last good answers.
     known: Mutex<BTreeMap<Arc<str>, Vec<SocketAddr>>>,
-    /// With which of a name's addresses this process begins: proxies spread over them.
-    first: usize,
+    /// Whose order it is.
+    workload: Arc<str>,
 }
 
 impl Controllers {
-    pub fn new(names: &[Arc<str>], resolver: SharedResolver) -> Self {
+    pub fn new(names: &[Arc<str>], workload: &Arc<str>, resolver: SharedResolver) -> Self {
         Self {
             names: names.to_vec(),
             resolver,
             known: Mutex::default(),
-            first: rand::rng().random_range(0..ADDRESSES_MAX),
+            workload: Arc::clone(workload),
         }
     }
 
-    /// All of them: in the order of the configuration, and of each name from some
-    /// address on.
+    /// All of them, the best first.
     pub async fn addresses(&self) -> Vec<SocketAddr> {
         let mut all = Vec::new();
         for name in &self.names {
@@ -54,9 +58,15 @@ impl Controllers {
         all
     }
 
-    /// The one for an attempt, the next for the next.
-    pub async fn choose(&self, attempt: usize) -> Result<(SocketAddr, usize), String> {
-        let all = self.addresses().await;
+    /// The one for an attempt, the next for the next. `lost`: the one to come to last.
+    pub async fn choose(
+        &self,
+        attempt: usize,
+        lost: Option<SocketAddr>,
+    ) -> Result<(SocketAddr, usize), String> {
+        let mut all = self.addresses().await;
+        // Stable: the others keep their order.
+        all.sort_by_key(|address| Some(*address) == lost);
         let index = attempt.checked_rem(all.len()).unwrap_or(0);
         match all.get(index) {
             Some(address) => Ok((*address, all.len())),
@@ -76,10 +86,7 @@ impl Controllers {
             Ok(Ok(found)) if !found.is_empty() => {
                 let found = found.into_iter().map(|ip| SocketAddr::new(ip, port));
                 let mut found: Vec<SocketAddr> = found.collect();
-                found.sort_unstable();
-                found.dedup();
-                let first = self.first.checked_rem(found.len()).unwrap_or(0);
-                found.rotate_left(first);
+                sort(&mut found, &self.workload);
                 self.known.lock().insert(Arc::clone(name), found.clone());
                 return found;
             }
@@ -91,6 +98,13 @@ impl Controllers {
         tracing::warn!(%name, %problem, known = known.len(), "cannot resolve a controller's name; the addresses that it had count");
         known
     }
+}
+
+/// Puts addresses into a workload's own order, each once.
+fn sort(addresses: &mut Vec<SocketAddr>, workload: &str) {
+    let hasher = FixedState::default();
+    addresses.sort_by_cached_key(|address| (hasher.hash_one((workload, address)), *address));
+    addresses.dedup();
 }
 
 #[cfg(test)]
@@ -105,7 +119,8 @@ mod tests {
             ..Zone::default()
         }));
         let names = ["127.0.0.1:1".into(), "controllers.test:2".into()];
-        let controllers = Controllers::new(&names, server(Arc::clone(&zone)).await);
+        let controllers =
+            Controllers::new(&names, &"web-1".into(), server(Arc::clone(&zone)).await);
         let sorted = async || {
             let mut all = controllers.addresses().await;
             all.sort_unstable();
@@ -117,11 +132,17 @@ mod tests {
         );
         let mut chosen = Vec::new();
         for attempt in 0..3 {
-            chosen.push(controllers.choose(attempt).await.unwrap().0);
+            chosen.push(controllers.choose(attempt, None).await.unwrap().0);
         }
         chosen.sort_unstable();
         chosen.dedup();
         assert_eq!(chosen.len(), 3, "each has its turn");
+        let lost = controllers.choose(0, None).await.unwrap().0;
+        let mut others = Vec::new();
+        for attempt in 0..3 {
+            others.push(controllers.choose(attempt, Some(lost)).await.unwrap().0);
+        }
+        assert_eq!(others[2], lost, "the one that was lost comes last");
         zone.lock().fails = true;
         assert_eq!(sorted().await.len(), 3);
         *zone.lock() = Zone {
@@ -134,8 +155,29 @@ mod tests {
     #[tokio::test]
     async fn without_an_address_it_says_whose() {
         let zone = Arc::new(Mutex::new(Zone::default()));
-        let controllers = Controllers::new(&["nobody.test:2".into()], server(zone).await);
-        let problem = controllers.choose(0).await.unwrap_err();
+        let names = ["nobody.test:2".into()];
+        let controllers = Controllers::new(&names, &"web-1".into(), server(zone).await);
+        let problem = controllers.choose(0, None).await.unwrap_err();
         assert!(problem.contains("nobody.test:2"), "{problem}");
+    }
+
+    #[test]
+    fn workloads_are_spread_evenly_and_move_only_when_theirs_goes() {
+        let all: Vec<SocketAddr> = (1..=3).map(|of| ([10, 0, 0, of], 1).into()).collect();
+        let first = |of: &[SocketAddr], workload: usize| {
+            let mut of = of.to_vec();
+            sort(&mut of, &format!("web-{workload}"));
+            of[0]
+        };
+        for controller in &all {
+            let theirs = (0..3000).filter(|workload| first(&all, *workload) == *controller);
+            let count = theirs.count();
+            assert!((900..1100).contains(&count), "{count} at {controller}");
+        }
+        let (gone, left) = (all[2], &all[..2]);
+        for workload in 0..3000 {
+            let before = first(&all, workload);
+            assert!(before == gone || first(left, workload) == before);
+        }
     }
 }

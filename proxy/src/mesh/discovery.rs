@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,29 +13,23 @@ use std::time::Duration;
 use prost_types::{Struct, Value, value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 use weft_config::snapshot::Destination;
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 
-use super::link::LinkError;
 use super::store::{Effect, Kind, Store};
-use super::{Backoff, Client, identity, leave, link};
+use super::stream::{self, Better, Opened, Requests};
+use super::{Backoff, Client, identity, leave};
 use crate::control;
-use crate::health::with_sources;
 use crate::logic::barrier::ACKNOWLEDGED_MAX;
-use crate::services::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::state::mesh::{Known, Question, Subject};
 
-/// The largest response taken.
-const RESPONSE_BYTES_MAX: usize = 32 << 20;
-/// Requests that wait to be sent; each of our turns makes a handful.
-const REQUESTS_MAX: usize = 64;
 /// Changes within this time are published together.
 pub const COALESCE: Duration = Duration::from_millis(5);
 /// A destination that nobody has dialled for this long is forgotten.
 const IDLE: Duration = Duration::from_secs(600);
 const SWEEP: Duration = Duration::from_secs(60);
+/// A stream that lasts so long is worth another attempt at once when it ends.
+const LASTED: Duration = Duration::from_secs(10);
 /// Workers that wait for an answer; one more is told that nobody can say.
 const WAITING_MAX: usize = 4096;
 const INVALID_ARGUMENT: i32 = 3;
@@ -69,21 +64,23 @@ pub async fn run(client: Arc<Client>, mut questions: mpsc::Receiver<Question>) {
         changed: BTreeSet::new(),
     };
     let mut backoff = Backoff::default();
-    let mut attempt = 0;
+    let (mut attempt, mut lost) = (0, None);
     loop {
-        let problem = match discovery.connect(attempt, &mut questions).await {
-            Ok((requests, responses)) => {
+        let problem = match discovery.connect((attempt, lost), &mut questions).await {
+            Ok(opened) => {
                 let began = Instant::now();
-                let problem = tokio::select! {
-                    problem = discovery.serve(requests, responses, &mut questions) => problem,
-                    never = leave_again(&client) => match never {},
-                };
-                if began.elapsed() > SWEEP {
+                let problem;
+                (lost, problem) = discovery.follow(opened, &mut questions).await;
+                attempt = 0;
+                if began.elapsed() > LASTED {
                     backoff.reset();
                 }
                 problem
             }
-            Err(problem) => problem,
+            Err(problem) => {
+                attempt += 1;
+                problem
+            }
         };
         tracing::warn!(%problem, "no connection to the controller; going on with what is known");
         {
@@ -91,8 +88,6 @@ pub async fn run(client: Arc<Client>, mut questions: mpsc::Receiver<Question>) {
             told.controller = None;
             told.problem = Some(problem);
         }
-        discovery.unacknowledged.clear();
-        attempt += 1;
         discovery.meanwhile(backoff.pause(), &mut questions).await;
     }
 }
@@ -105,53 +100,53 @@ async fn leave_again(client: &Client) -> Infallible {
     std::future::pending().await
 }
 
-type Requests = mpsc::Sender<DeltaDiscoveryRequest>;
+/// Why a stream is followed no longer.
+enum End {
+    Broken(String),
+    /// A better controller serves us.
+    Moved(Opened),
+}
 
 impl Discovery {
-    /// Opens a stream, once there is a certificate.
+    /// Opens a stream to one of the controllers.
     async fn connect(
         &mut self,
-        attempt: usize,
+        (attempt, lost): (usize, Option<SocketAddr>),
         questions: &mut mpsc::Receiver<Question>,
-    ) -> Result<(Requests, Streaming<DeltaDiscoveryResponse>), String> {
+    ) -> Result<Opened, String> {
         let client = Arc::clone(&self.client);
         let opening = async {
-            let mut credentials = client.credentials.subscribe();
-            let present = credentials
-                .wait_for(Option::is_some)
-                .await
-                .map_err(|error| error.to_string())?
-                .clone()
-                .ok_or("no certificate")?;
-            let (address, _) = client.controllers.choose(attempt).await?;
-            let svid = Some(present.svid.clone());
-            let link = link::connect(address, &present.trust, svid)
-                .await
-                .map_err(|error| {
-                    // Whom we believe may be out of date, and so may we.
-                    if matches!(error, LinkError::Refused(_)) {
-                        client.renew.notify_one();
-                    }
-                    format!("{address}: {}", with_sources(&error))
-                })?;
-            let mut service = AggregatedDiscoveryServiceClient::with_origin(link, link::origin())
-                .max_decoding_message_size(RESPONSE_BYTES_MAX);
-            let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
-            let responses = service
-                .delta_aggregated_resources(ReceiverStream::new(outgoing))
-                .await
-                .map_err(|status| {
-                    format!("{address}: {:?}: {}", status.code(), status.message())
-                })?;
-            {
-                let mut told = client.mesh.told.lock();
-                told.controller = Some(address.to_string());
-                told.problem = None;
-            }
-            tracing::info!(controller = %address, "connected to the controller");
-            Ok((requests, responses.into_inner()))
+            let (address, _) = client.controllers.choose(attempt, lost).await?;
+            stream::open(&client, address).await
         };
         self.meanwhile(opening, questions).await
+    }
+
+    /// Follows a stream, and those to better controllers, until one breaks; which, and why.
+    async fn follow(
+        &mut self,
+        mut opened: Opened,
+        questions: &mut mpsc::Receiver<Question>,
+    ) -> (Option<SocketAddr>, String) {
+        let client = Arc::clone(&self.client);
+        loop {
+            let controller = opened.controller;
+            {
+                let mut told = client.mesh.told.lock();
+                told.controller = Some(controller.to_string());
+                told.problem = None;
+            }
+            tracing::info!(%controller, "connected to the controller");
+            let end = tokio::select! {
+                end = self.serve(opened, questions) => end,
+                never = leave_again(&client) => match never {},
+            };
+            self.unacknowledged.clear();
+            match end {
+                End::Broken(problem) => return (Some(controller), problem),
+                End::Moved(better) => opened = better,
+            }
+        }
     }
 
     /// Waits for `what`, answering from what is known.
@@ -171,30 +166,35 @@ impl Discovery {
         }
     }
 
-    /// Follows one stream to its end; why it ended.
-    async fn serve(
-        &mut self,
-        requests: Requests,
-        mut responses: Streaming<DeltaDiscoveryResponse>,
-        questions: &mut mpsc::Receiver<Question>,
-    ) -> String {
+    /// Follows one stream to its end.
+    async fn serve(&mut self, opened: Opened, questions: &mut mpsc::Receiver<Question>) -> End {
+        let Opened {
+            controller,
+            requests,
+            mut responses,
+        } = opened;
+        let stuck = || End::Broken(STUCK.to_owned());
         self.store.reconnected();
         let client = Arc::clone(&self.client);
         let mut credentials = client.credentials.subscribe();
+        let mut better: Better = Box::pin(stream::better(Arc::clone(&client), controller));
         let mut first = true;
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if !self.subscribe(&requests, &mut first) {
-                return STUCK.to_owned();
+                return stuck();
             }
             let publish = self.rebuild_at;
             tokio::select! {
                 response = responses.message() => match response {
                     Ok(Some(response)) => self.receive(response),
-                    Ok(None) => return "the controller ended the stream".to_owned(),
-                    Err(status) => return format!("{:?}: {}", status.code(), status.message()),
+                    Ok(None) => return End::Broken("the controller ended the stream".to_owned()),
+                    Err(status) => {
+                        return End::Broken(format!("{:?}: {}", status.code(), status.message()));
+                    }
                 },
+                better = &mut better => return End::Moved(better),
                 Some(question) = questions.recv() => self.question(question),
                 () = until(publish) => {}
                 // Another certificate: who rotates the root wants to know.
@@ -205,7 +205,7 @@ impl Discovery {
                         ..Default::default()
                     };
                     if requests.try_send(request).is_err() {
-                        return STUCK.to_owned();
+                        return stuck();
                     }
                 }
                 _ = sweep.tick() => self.sweep(),
@@ -213,7 +213,7 @@ impl Discovery {
             if self.rebuild_at.is_none_or(|at| at <= Instant::now()) {
                 let published = self.publish().await;
                 if !self.acknowledge(&requests, published.err()) {
-                    return STUCK.to_owned();
+                    return stuck();
                 }
             }
         }

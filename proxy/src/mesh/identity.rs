@@ -132,7 +132,7 @@ fn trust_to_begin_with(client: &Client) -> Result<Trust, String> {
 
 /// Asks one controller, and tells why it gave nothing.
 async fn sign(client: &Client, attempt: usize) -> Result<Credentials, ()> {
-    let signed = match client.controllers.choose(attempt).await {
+    let signed = match client.controllers.choose(attempt, None).await {
         Ok((controller, count)) => {
             // Every other round begins anew.
             let anew = (attempt / count.max(1)) % 2 == 1;

@@ -22,9 +22,10 @@ use crate::net::tls::mesh::{self, MeshTlsError, Refusal, Svid, Trust};
 
 /// TCP, TLS and HTTP/2 together.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// A controller that vanishes without a word is noticed after these.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// A controller that vanishes without a word, or hangs, is noticed after these. One that is only
+/// busy answers within the second: its connections take turns.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+const PING_TIMEOUT: Duration = Duration::from_secs(4);
 /// What a controller may send before it is read.
 const WINDOW: u32 = 1 << 20;
 /// What controllers are called in TLS; who they are is read from the certificate.

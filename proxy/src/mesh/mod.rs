@@ -14,6 +14,7 @@ pub mod leave;
 pub mod link;
 mod resource;
 pub mod store;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -74,7 +75,8 @@ impl MeshClient {
     /// `None`: the process is no sidecar.
     pub fn start(setting: Setting) -> Option<Self> {
         let mesh = Arc::clone(setting.shared.mesh.as_ref()?);
-        let controllers = Controllers::new(&mesh.config.controllers, SharedResolver::default());
+        let (names, workload) = (&mesh.config.controllers, &mesh.config.workload);
+        let controllers = Controllers::new(names, workload, SharedResolver::default());
         let client = Arc::new(Client {
             mesh,
             controllers,
