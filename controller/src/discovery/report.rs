@@ -58,12 +58,7 @@ impl Hub {
         let proxies = || state.proxies.values().map(|proxy| &proxy.status);
         let sum = |of: fn(&ProxyStatus) -> u64| proxies().map(of).sum();
         let mut figures = Figures {
-            faulty: state
-                .index
-                .statuses()
-                .iter()
-                .filter(|of| of.conditions.iter().any(|condition| !condition.status))
-                .count() as u64,
+            faulty: state.index.faulty() as u64,
             source_errors: (state.errors.len() + self.ca.problem().iter().count()) as u64,
             revision: state.revision,
             proxies: state.proxies.len() as u64,

@@ -17,6 +17,7 @@
 //! **Invariant:** every resource that a change makes, alters or removes is named by
 //! what `apply` returns.
 
+mod attach;
 mod endpoints;
 mod lookup;
 mod mesh;

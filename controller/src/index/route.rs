@@ -1,19 +1,18 @@
-//! Which routes apply to a Service's port, for whom (Gateway API for meshes,
-//! GEP-1294 and GEP-1686): routes of the Service's namespace for everybody,
-//! others for their own namespace only, in place of the former.
+//! What a route's references lead to, and which routes apply to a Service's port, for whom
+//! (Gateway API for meshes, GEP-1294 and GEP-1686): routes of the Service's namespace for
+//! everybody, others for their own namespace only, in place of the former.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
 
 use weft_config::compile::compile;
 use weft_config::status::{Condition, ObjectStatus};
 use weft_config::wire;
 use weft_config::wire::route::Kind;
 
-use super::lookup::{Link, service_of, services};
+use super::lookup::{service_of, services};
 use super::unit::Unit;
-use super::{Index, Name, PortKey, Type, condition, put, said};
-use crate::api::{Key, Object, ParentRef, Service, ServicePort, Spec};
+use super::{Index, Name, condition, put};
+use crate::api::{Key, ParentRef, Spec};
 
 /// Routes of a port by the namespace that they are for; empty: for everybody.
 pub type Groups = BTreeMap<String, Vec<wire::Route>>;
@@ -21,10 +20,10 @@ pub type Groups = BTreeMap<String, Vec<wire::Route>>;
 /// A route with its references looked up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resolved {
-    wire: wire::Route,
-    resolved: Condition,
+    pub(super) wire: wire::Route,
+    pub(super) resolved: Condition,
     /// Whether a proxy could use it.
-    usable: Result<(), String>,
+    pub(super) usable: Result<(), String>,
 }
 
 impl Index {
@@ -36,7 +35,8 @@ impl Index {
         });
         let fresh = route.map(|route| {
             let (wire, resolved) = self.resolve(&route.wire);
-            let usable = check(&wire);
+            let before = self.routes.get(key).filter(|before| before.wire == wire);
+            let usable = before.map_or_else(|| check(&wire), |before| before.usable.clone());
             Resolved {
                 wire,
                 resolved,
@@ -84,179 +84,25 @@ impl Index {
         };
         (wire, resolved)
     }
-
-    pub(super) fn compute_attached(&mut self, name: &Name) -> Vec<ObjectStatus> {
-        let service = self.service_object(name).map(|(_, service)| service);
-        let mut attaching = Attaching {
-            name,
-            service: service.as_ref(),
-            groups: BTreeMap::new(),
-        };
-        let routes: Vec<(Key, Arc<Object>)> = self
-            .referring(&Link::Parent(name.clone()))
-            .map(|(key, object)| (key.clone(), Arc::clone(object)))
-            .collect();
-        let mut attempts = Vec::new();
-        for (key, object) in &routes {
-            let (Spec::Route(route), Some(resolved)) = (&object.spec, self.routes.get(key)) else {
-                continue;
-            };
-            for (parent_name, parent) in services(key, &route.parents) {
-                if parent_name == *name {
-                    let ports = attaching.attach(key, parent, resolved);
-                    attempts.push((key, object, parent, resolved.resolved.clone(), ports));
-                }
-            }
-        }
-        let losers = attaching.decide_conflicts();
-        let mut statuses = Vec::new();
-        for (key, object, parent, resolved, ports) in attempts {
-            let accepted =
-                ports.map_or_else(|refused| refused, |ports| verdict(key, &ports, &losers));
-            let of = parent_text(name, parent);
-            statuses.push(said((key, object), of, vec![accepted, resolved]));
-        }
-        let groups = std::mem::take(&mut attaching.groups);
-        self.exchange_attached(name, groups);
-        statuses
-    }
-
-    fn exchange_attached(&mut self, name: &Name, mut fresh: BTreeMap<PortKey, Groups>) {
-        let old = self.ports_attached(name);
-        let ports: BTreeSet<PortKey> = old.into_iter().chain(fresh.keys().cloned()).collect();
-        for port in ports {
-            let groups = fresh.remove(&port);
-            if put(&mut self.attached, port.clone(), groups) {
-                let names = self.names.get(&port).into_iter().flatten();
-                let names = names.map(|name| (Type::Destination, name.clone()));
-                self.touched.extend(names);
-            }
-        }
-    }
 }
 
 /// Routes that apply, with the names of all services that they need.
 pub fn of(groups: &Groups, namespace: &str, listener: &str) -> (Vec<wire::Route>, Vec<String>) {
     let group = groups.get(namespace).or_else(|| groups.get(""));
     let mut routes = group.cloned().unwrap_or_default();
-    let mut services = Vec::new();
+    let (mut services, mut known) = (Vec::new(), HashSet::new());
     for route in &mut routes {
         route.parent_refs = vec![wire::ParentRef {
             kind: wire::parent_ref::Kind::Listener.into(),
             name: listener.to_owned(),
         }];
         for backend in backends(route).filter(|backend| backend.invalid.is_empty()) {
-            if !services.contains(&backend.name) {
+            if known.insert(backend.name.clone()) {
                 services.push(backend.name.clone());
             }
         }
     }
     (routes, services)
-}
-
-/// Routes on their way to the ports of one service.
-struct Attaching<'a> {
-    name: &'a Name,
-    service: Option<&'a Service>,
-    groups: BTreeMap<PortKey, Groups>,
-}
-
-impl Attaching<'_> {
-    /// Puts a route on the ports of a parent; which, or why on none.
-    fn attach(
-        &mut self,
-        key: &Key,
-        parent: &ParentRef,
-        route: &Resolved,
-    ) -> Result<Vec<PortKey>, Condition> {
-        let refused = |reason: &str, message: &str| condition("Accepted", false, reason, message);
-        let name = self.name;
-        let Some(service) = self.service else {
-            let message = format!("there is no Service {name}");
-            return Err(refused("NoMatchingParent", &message));
-        };
-        if !service.takes_routes() {
-            let message = "headless and ExternalName Services take no routes";
-            return Err(refused("NoMatchingParent", message));
-        }
-        let ports = matching(service, parent);
-        if ports.is_empty() {
-            let message = "the Service has no such port";
-            return Err(refused("NoMatchingParent", message));
-        }
-        if let Err(problem) = &route.usable {
-            return Err(refused("UnsupportedValue", problem));
-        }
-        let audience = match name.namespace == key.namespace {
-            true => "",
-            false => &key.namespace,
-        };
-        let ports: Vec<PortKey> = ports.iter().map(|port| name.port(port.port)).collect();
-        for port in &ports {
-            let groups = self.groups.entry(port.clone()).or_default();
-            let group = groups.entry(audience.to_owned()).or_default();
-            // Two parentRefs may meet at one port.
-            if !group.contains(&route.wire) {
-                group.push(route.wire.clone());
-            }
-        }
-        Ok(ports)
-    }
-
-    /// GRPCRoute > HTTPRoute > TLSRoute > TCPRoute on one port; who lost where.
-    fn decide_conflicts(&mut self) -> BTreeSet<(Key, PortKey)> {
-        let mut losers = BTreeSet::new();
-        for (port, groups) in &mut self.groups {
-            for routes in groups.values_mut() {
-                let best = routes.iter().map(rank).min();
-                routes.retain(|route| {
-                    let stays = Some(rank(route)) == best;
-                    if !stays {
-                        losers.insert((key_of(route), port.clone()));
-                    }
-                    stays
-                });
-            }
-        }
-        losers
-    }
-}
-
-fn rank(route: &wire::Route) -> u8 {
-    match route.kind() {
-        Kind::Grpc => 0,
-        Kind::Http => 1,
-        Kind::Tls => 2,
-        Kind::Tcp => 3,
-    }
-}
-
-fn key_of(route: &wire::Route) -> Key {
-    Key {
-        kind: crate::api::route_kind(route.kind()),
-        namespace: route.namespace.clone(),
-        name: route.name.clone(),
-    }
-}
-
-/// The Accepted condition of a route that has been put on these ports.
-fn verdict(key: &Key, ports: &[PortKey], losers: &BTreeSet<(Key, PortKey)>) -> Condition {
-    let lost: Vec<String> = ports
-        .iter()
-        .filter(|port| losers.contains(&(key.clone(), (*port).clone())))
-        .map(ToString::to_string)
-        .collect();
-    let message = match lost.is_empty() {
-        true => String::new(),
-        false => format!(
-            "{} has routes of a kind that precedes this one",
-            lost.join(", ")
-        ),
-    };
-    match lost.len() == ports.len() {
-        true => condition("Accepted", false, "Conflicted", &message),
-        false => condition("Accepted", true, "Accepted", &message),
-    }
 }
 
 /// A parentRef as a person reads it; `name`: the Service that it means.
@@ -269,14 +115,6 @@ pub fn parent_text(name: &Name, parent: &ParentRef) -> String {
         text.push_str(&format!("#{}", parent.section_name));
     }
     text
-}
-
-fn matching<'a>(service: &'a Service, parent: &ParentRef) -> Vec<&'a ServicePort> {
-    let matches = |port: &&ServicePort| {
-        (parent.port == 0 || parent.port == port.port)
-            && (parent.section_name.is_empty() || parent.section_name == port.name)
-    };
-    service.ports.iter().filter(matches).collect()
 }
 
 /// Every backend that a route names, its mirrors' too.
@@ -326,9 +164,9 @@ fn check(route: &wire::Route) -> Result<(), String> {
         Kind::Tcp => wire::listener_protocol::Value::Tcp,
         _ => wire::listener_protocol::Value::Http,
     };
-    let mut services: Vec<wire::Service> = Vec::new();
+    let (mut services, mut known) = (Vec::new(), HashSet::new());
     for backend in backends(&route).filter(|backend| backend.invalid.is_empty()) {
-        if services.iter().all(|service| service.name != backend.name) {
+        if known.insert(&backend.name) {
             let protocol = match opaque {
                 true => wire::service::Protocol::Tcp,
                 false => wire::service::Protocol::Mirror,

@@ -1,6 +1,7 @@
 //! Manifests in, resources and statuses out.
 
 mod changes;
+mod floods;
 mod semantics;
 
 use super::*;
