@@ -84,6 +84,8 @@ pub struct News {
 pub(super) struct State {
     pub(super) index: Index,
     pub(super) errors: Vec<SourceError>,
+    /// Which of them is about an object.
+    errors_of: HashMap<String, usize>,
     pub(super) watches: Vec<WatchStatus>,
     pub(super) revision: u64,
     pub(super) proxies: BTreeMap<u64, Proxy>,
@@ -97,6 +99,18 @@ pub(super) struct State {
 }
 
 impl State {
+    fn take_errors(&mut self, errors: Vec<SourceError>) {
+        if self.errors == errors {
+            return;
+        }
+        // The first of several is told of.
+        let numbered = errors.iter().enumerate().rev();
+        self.errors_of = numbered
+            .map(|(number, error)| (error.object.clone(), number))
+            .collect();
+        self.errors = errors;
+    }
+
     /// Whether the caller's workload is its identity's, as far as is known: a token
     /// that names no workload lets its owner choose one.
     pub(super) fn is_owner(&self, caller: &Caller) -> bool {
@@ -175,6 +189,7 @@ impl Hub {
         let state = State {
             index: Index::new(&ca.trust_domain),
             errors: Vec::new(),
+            errors_of: HashMap::new(),
             watches: Vec::new(),
             revision: 0,
             proxies: BTreeMap::new(),
@@ -202,7 +217,7 @@ impl Hub {
     /// than before.
     pub fn update(&self, changes: Vec<Change>, errors: Vec<SourceError>) -> BTreeSet<Key> {
         let mut state = self.state.lock();
-        state.errors = errors;
+        state.take_errors(errors);
         if changes.is_empty() {
             return BTreeSet::new();
         }
@@ -218,8 +233,8 @@ impl Hub {
     /// What is to be said of an object, and why it cannot be read, if it cannot.
     pub fn verdict(&self, key: &Key) -> (Verdict, Option<SourceError>) {
         let state = self.state.lock();
-        let named = key.to_string();
-        let error = state.errors.iter().find(|error| error.object == named);
+        let error = state.errors_of.get(&key.to_string());
+        let error = error.and_then(|number| state.errors.get(*number));
         (state.index.verdict(key), error.cloned())
     }
 

@@ -7,13 +7,15 @@ pub mod kubernetes;
 pub mod manifest;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
+use std::time::Instant;
 
 use weft_config::status::{SourceError, WatchStatus};
 
 use crate::api::Key;
 use crate::index::Change;
+use crate::sparing::Sparing;
 
 /// The closed set of sources.
 #[derive(Debug)]
@@ -56,16 +58,24 @@ impl Source {
 
 /// The errors that were told of: only what is new goes to the log.
 #[derive(Debug, Default)]
-struct Told(Vec<SourceError>);
+struct Told {
+    errors: Vec<SourceError>,
+    lines: Sparing,
+}
 
 impl Told {
     fn tell(&mut self, errors: &[SourceError]) {
-        if self.0 == errors {
+        if self.errors == errors {
             return;
         }
-        for error in errors.iter().filter(|error| !self.0.contains(*error)) {
-            tracing::error!(file = %error.file, document = error.document, object = %error.object, field = %error.field, "{}", error.message);
+        let known: HashSet<&SourceError> = self.errors.iter().collect();
+        for error in errors.iter().filter(|error| !known.contains(error)) {
+            // An object that is changed in a loop, and bad each time.
+            let subject = format!("{} {}", error.file, error.object);
+            if let Some(left_out) = self.lines.admit(&subject, Instant::now()) {
+                tracing::error!(file = %error.file, document = error.document, object = %error.object, field = %error.field, left_out, "{}", error.message);
+            }
         }
-        self.0 = errors.to_vec();
+        self.errors = errors.to_vec();
     }
 }
