@@ -2,8 +2,17 @@
 //! in docs/conformance/, which must be what the suite says of this tree.
 
 use std::fs;
+use std::time::Duration;
 
 use weft_tests::{conformance, install};
+
+#[path = "conformance/stricter.rs"]
+mod stricter;
+
+/// The label of a namespace whose pods get a sidecar.
+const INJECTED: (&str, &str) = ("weft.dev/inject", "enabled");
+/// How long a route may take to be in force on a busy node.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 #[test]
 fn every_test_of_a_mesh_passes_and_the_report_is_true() {

@@ -97,7 +97,7 @@ pub fn kept() -> PathBuf {
 #[must_use]
 pub fn run(cluster: &Cluster) -> Run {
     let suite = built();
-    cluster.load(&suite.join("echo.tar"));
+    let _its_image = echo(cluster);
     cluster.install_gateway_api(CHANNEL);
     let folder = root().join("target/conformance");
     fs::create_dir_all(&folder).expect("target can be written");
@@ -134,6 +134,18 @@ pub fn run(cluster: &Cluster) -> Run {
         log,
         seconds: begun.elapsed().as_secs_f64(),
     }
+}
+
+/// The name of the suite's application, whose image is then on the node.
+///
+/// # Panics
+/// If it cannot be built.
+#[must_use]
+pub fn echo(cluster: &Cluster) -> String {
+    let suite = built();
+    cluster.load(&suite.join("echo.tar"));
+    let name = fs::read_to_string(suite.join("image")).expect("it was built");
+    name.trim().to_owned()
 }
 
 /// Builds the suite, once for this machine; the folder with it.
