@@ -13,6 +13,7 @@ use weft_config::wire;
 
 pub mod definition;
 pub mod kinds;
+pub mod mark;
 pub mod mesh;
 
 /// How objects name us: entries of routes' statuses, meshes.

@@ -171,7 +171,7 @@ async fn begin(args: &Args, client: Option<&Client>) -> anyhow::Result<(Source, 
     let hub = Arc::new(Hub::new(ca, prover));
     let source = match (&args.manifests, client) {
         (Some(path), _) => Source::directory(path),
-        (None, Some(client)) => Source::kubernetes(client),
+        (None, Some(client)) => Source::kubernetes(client, &hub.behind()),
         (None, None) => bail!("--manifests is missing: where the objects are"),
     };
     Ok((source, hub, place))

@@ -94,6 +94,7 @@ impl Teller {
     pub fn take(&self, hub: &Hub, update: Update) {
         let served = self.writer.served(&update.watches);
         hub.watched(update.watches);
+        hub.marked(update.marks);
         let mut keys = hub.update(update.changes, update.errors);
         if *self.leads.borrow() {
             keys.extend(update.seen);

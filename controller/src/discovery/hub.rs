@@ -15,7 +15,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use weft_config::status::{ProxyStatus, SourceError, WatchStatus};
 use weft_config::wire;
 
@@ -25,6 +25,7 @@ use super::sign::SignError;
 use super::{Caller, serve, stream};
 use crate::api::Key;
 use crate::api::kinds::kind_with_status;
+use crate::api::mark::{Awaited, Marks};
 use crate::ca::proof::{ProofError, Prover};
 use crate::ca::{Ca, subject_and_end};
 use crate::index::{Change, Index, Touched, Type, Verdict};
@@ -88,6 +89,8 @@ pub(super) struct State {
     errors_of: HashMap<String, usize>,
     pub(super) watches: Vec<WatchStatus>,
     pub(super) revision: u64,
+    /// How far the source has read.
+    pub(super) marks: Marks,
     pub(super) proxies: BTreeMap<u64, Proxy>,
     next: u64,
     pub(super) subscribers: HashMap<(Type, String), BTreeSet<u64>>,
@@ -159,7 +162,9 @@ pub(super) struct Proxy {
     news: News,
     /// The first revision of which its stream has something unsent or unanswered.
     behind_since: Option<u64>,
-    wake: Arc<Notify>,
+    pub(super) wake: Arc<Notify>,
+    /// What it knows of and we have yet to read: what it holds is newer than ours.
+    pub(super) awaited: Vec<Awaited>,
     certificate: CertificateDer<'static>,
     /// Why its stream has to end.
     ended: Option<&'static str>,
@@ -180,6 +185,8 @@ pub struct Hub {
     lines: Sparing,
     of_workload: Tally,
     of_identity: Tally,
+    /// What proxies know of and we have yet to read.
+    pub(super) behind: watch::Sender<Vec<Awaited>>,
     /// Some proxy has acknowledged something, or has gone.
     pub(super) acknowledged: Notify,
 }
@@ -192,6 +199,7 @@ impl Hub {
             errors_of: HashMap::new(),
             watches: Vec::new(),
             revision: 0,
+            marks: Marks::new(),
             proxies: BTreeMap::new(),
             next: 0,
             subscribers: HashMap::new(),
@@ -209,6 +217,7 @@ impl Hub {
             lines: Sparing::default(),
             of_workload: Tally::new(STREAMS_OF_WORKLOAD_MAX),
             of_identity: Tally::new(STREAMS_OF_IDENTITY_MAX),
+            behind: watch::Sender::default(),
             acknowledged: Notify::new(),
         }
     }
@@ -329,6 +338,7 @@ impl Hub {
             // What it holds is not known before it has said so.
             behind_since: Some(1),
             wake: Arc::clone(&wake),
+            awaited: Vec::new(),
             certificate: caller.certificate.clone(),
             ended: None,
             _places: [workload, identity],

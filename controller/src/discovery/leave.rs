@@ -180,7 +180,7 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -193,7 +193,7 @@ mod tests {
     use crate::index::Change;
     use crate::source::manifest;
 
-    fn caller(account: &str, workload: &str) -> Caller {
+    pub fn caller(account: &str, workload: &str) -> Caller {
         Caller {
             identity: SpiffeId::new("td", "shop", account).unwrap(),
             workload: workload.to_owned(),
@@ -203,14 +203,14 @@ mod tests {
         }
     }
 
-    fn hub() -> Arc<Hub> {
+    pub fn hub() -> Arc<Hub> {
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::open(folder.path(), "td", Duration::from_secs(60)).unwrap();
         let tokens = token::Verifier::open(folder.path()).unwrap();
         Arc::new(Hub::new(ca, tokens))
     }
 
-    fn apply(hub: &Hub, yaml: &str) {
+    pub fn apply(hub: &Hub, yaml: &str) {
         let parsed = manifest::parse("x.yaml", yaml);
         assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
         let changes = parsed.objects.into_iter().map(|object| Change {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     /// A service of these pods; `port` makes one of them differ from the next.
-    fn service(name: &str, port: u16, pods: &[&str]) -> String {
+    pub fn service(name: &str, port: u16, pods: &[&str]) -> String {
         let mut yaml = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n---\n\
              apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
@@ -245,7 +245,7 @@ mod tests {
         yaml
     }
 
-    fn acknowledge(session: &mut Session, responses: Vec<DeltaDiscoveryResponse>) {
+    pub fn acknowledge(session: &mut Session, responses: Vec<DeltaDiscoveryResponse>) {
         for response in responses {
             let request = DeltaDiscoveryRequest {
                 type_url: response.type_url,
@@ -256,7 +256,7 @@ mod tests {
         }
     }
 
-    fn turn(session: &mut Session) -> Vec<DeltaDiscoveryResponse> {
+    pub fn turn(session: &mut Session) -> Vec<DeltaDiscoveryResponse> {
         let sent = session.turn().map_err(|(why, _)| why).unwrap();
         session.tell();
         sent

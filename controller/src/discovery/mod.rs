@@ -5,6 +5,7 @@
 pub mod hub;
 pub mod leave;
 mod limits;
+mod marks;
 mod refusals;
 mod report;
 pub mod serve;

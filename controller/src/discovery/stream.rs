@@ -2,10 +2,12 @@
 //!
 //! **Invariant:** at most one response of a type is unanswered; what changes
 //! meanwhile is sent together, after the answer.
+//! **Invariant:** what a proxy holds is not replaced before we have read all that was read by whoever
+//! told it: a replica that lags takes nobody back in time. What it does not hold it is told.
 //! **Invariant:** a service is taken away only after the destinations that may name it
 //! have been told anew (make before break).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost_types::Any;
@@ -29,6 +31,8 @@ const RESPONSES_MAX: usize = 8;
 const RESPONSE_BYTES_MAX: usize = 4 << 20;
 /// Bytes of each word that a proxy says of itself.
 const WORD_BYTES_MAX: usize = 128;
+/// Bytes of what it says of how far others have read; what is more is ignored.
+const MARK_BYTES_MAX: usize = 2048;
 /// Requests that are taken before anything is sent: a proxy says all that it wants at once.
 const REQUESTS_A_TURN_MAX: usize = 64;
 /// Why a stream is refused or ended by us.
@@ -49,6 +53,8 @@ struct Subscriptions {
     names: BTreeMap<String, Option<String>>,
     /// What has to be looked at, with the first revision that it is of.
     dirty: BTreeMap<String, u64>,
+    /// What it held when it came, as long as that is newer than ours.
+    newer: BTreeSet<String>,
     unanswered: Option<Unanswered>,
 }
 
@@ -76,22 +82,23 @@ struct Said {
     version: String,
 }
 
+fn field<'a>(node: &'a Node, name: &str) -> Option<&'a str> {
+    let field = node.metadata.as_ref()?.fields.get(name)?;
+    match &field.kind {
+        Some(prost_types::value::Kind::StringValue(text)) => Some(text),
+        _ => None,
+    }
+}
+
 impl Said {
     fn of(node: &Node) -> Self {
         let word = |text: &str| {
             let end = text.floor_char_boundary(WORD_BYTES_MAX);
             text.get(..end).unwrap_or_default().to_owned()
         };
-        let field = |name: &str| {
-            let field = node.metadata.as_ref()?.fields.get(name)?;
-            match &field.kind {
-                Some(prost_types::value::Kind::StringValue(text)) => Some(word(text)),
-                _ => None,
-            }
-        };
         Self {
-            admin: field("admin"),
-            signing_root: field("signingRoot"),
+            admin: field(node, "admin").map(word),
+            signing_root: field(node, "signingRoot").map(word),
             version: word(&node.user_agent_version),
         }
     }
@@ -108,6 +115,10 @@ pub struct Session {
     count: u64,
     refused: Refusals,
     said: Option<Said>,
+    /// What it holds is newer than ours.
+    is_behind: bool,
+    /// How far we had read when it was told so.
+    told: BTreeMap<&'static str, u64>,
     /// It has said what it wants, or some of it.
     begun: bool,
 }
@@ -215,6 +226,8 @@ impl Session {
             count: 0,
             refused: Refusals::default(),
             said: None,
+            is_behind: false,
+            told: BTreeMap::new(),
             begun: false,
         };
         Ok((session, wake))
@@ -226,6 +239,10 @@ impl Session {
             let status = format!("the client certificate is {reason}");
             (reason, Status::unauthenticated(status))
         })?;
+        if self.is_behind && !self.hub.is_behind(self.id) {
+            self.is_behind = false;
+            self.types.values_mut().for_each(|of| of.newer.clear());
+        }
         let since = news.since.unwrap_or(1);
         for (kind, name) in news.names {
             if let Some(of) = self.types.get_mut(&kind)
@@ -263,10 +280,16 @@ impl Session {
     /// Takes a request; an error ends the stream.
     pub fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), End> {
         let malformed = |problem: String| ("malformed", Status::invalid_argument(problem));
-        self.begun = true;
         if let Some(node) = &request.node {
+            if !self.begun
+                && let Some(claim) = field(node, "mark")
+                && claim.len() <= MARK_BYTES_MAX
+            {
+                self.is_behind = self.hub.claimed(self.id, claim);
+            }
             self.said = Some(Said::of(node));
         }
+        self.begun = true;
         let Some(kind) = Type::of_url(&request.type_url) else {
             return Err(malformed(format!(
                 "no type {}",
@@ -284,6 +307,7 @@ impl Session {
         for name in request.resource_names_unsubscribe {
             of.names.remove(&name);
             of.dirty.remove(&name);
+            of.newer.remove(&name);
             self.hub.unsubscribe(self.id, kind, &name);
             self.refused.forget(kind, &name);
         }
@@ -296,6 +320,9 @@ impl Session {
             // What it holds may be of any revision; what it does not hold is of none.
             let since = if held.is_some() { 1 } else { revision };
             of.dirty.insert(name.clone(), since);
+            if held.is_some() && self.is_behind {
+                of.newer.insert(name.clone());
+            }
             of.names.insert(name, held);
         }
         let nonce = &request.response_nonce;
@@ -337,7 +364,7 @@ impl Session {
             let Some(sent) = of.names.get_mut(&name) else {
                 continue;
             };
-            if bytes >= RESPONSE_BYTES_MAX {
+            if bytes >= RESPONSE_BYTES_MAX || of.newer.contains(&name) {
                 of.dirty.insert(name, since);
                 continue;
             }
@@ -382,7 +409,13 @@ impl Session {
             names: names.chain(removed.iter().cloned()).collect(),
             since: first,
         });
+        // Said of what is sent: it was read before.
+        let system_version_info = match self.is_behind {
+            true => String::new(),
+            false => self.hub.mark_news(&mut self.told),
+        };
         Some(DeltaDiscoveryResponse {
+            system_version_info,
             type_url: kind.url(),
             nonce,
             resources,

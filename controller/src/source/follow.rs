@@ -129,9 +129,9 @@ impl Follower {
         Update {
             changes: found.changes,
             errors,
-            watches: Vec::new(),
             seen: BTreeSet::new(),
             is_complete: true,
+            ..Update::default()
         }
     }
 }

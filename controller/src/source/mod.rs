@@ -14,8 +14,12 @@ use std::time::Instant;
 use weft_config::status::{SourceError, WatchStatus};
 
 use crate::api::Key;
+use crate::api::mark::{Awaited, Marks};
 use crate::index::Change;
 use crate::sparing::Sparing;
+
+/// What proxies know of and we have yet to read.
+pub type Behind = tokio::sync::watch::Receiver<Vec<Awaited>>;
 
 /// The closed set of sources.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub struct Update {
     pub errors: Vec<SourceError>,
     /// How the watches are, where there are any.
     pub watches: Vec<WatchStatus>,
+    /// How far each kind has been read, where changes are numbered.
+    pub marks: Marks,
     /// Objects with a status that somebody has changed, us too.
     pub seen: BTreeSet<Key>,
     /// All that there is has been read once.
@@ -43,8 +49,9 @@ impl Source {
         Self::Directory(Box::new(follow::Follower::open(path)))
     }
 
-    pub fn kubernetes(client: &kube::Client) -> Self {
-        Self::Kubernetes(Box::new(kubernetes::Source::open(client)))
+    /// `behind`: what it should have read by now.
+    pub fn kubernetes(client: &kube::Client, behind: &Behind) -> Self {
+        Self::Kubernetes(Box::new(kubernetes::Source::open(client, behind)))
     }
 
     /// Waits until something is different.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use weft_config::snapshot::Destination;
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 
+use super::mark::Mark;
 use super::store::{Effect, Kind, Store};
 use super::stream::{self, Better, Opened, Requests};
 use super::{Backoff, Client, identity, leave};
@@ -41,6 +42,7 @@ type Refused = Vec<(String, String)>;
 struct Discovery {
     client: Arc<Client>,
     store: Store,
+    mark: Mark,
     waiting: Vec<(Subject, oneshot::Sender<Known>)>,
     /// Responses that are acknowledged once what they changed is in force.
     unacknowledged: Vec<(Kind, Vec<String>, String, Refused)>,
@@ -58,6 +60,7 @@ pub async fn run(client: Arc<Client>, mut questions: mpsc::Receiver<Question>) {
     let mut discovery = Discovery {
         client: Arc::clone(&client),
         store,
+        mark: Mark::default(),
         waiting: Vec::new(),
         unacknowledged: Vec::new(),
         rebuild_at: None,
@@ -249,10 +252,11 @@ impl Discovery {
         let root = present.iter().flat_map(|present| &present.signing_root);
         let root = root.map(|byte| format!("{byte:02x}")).collect();
         let root = ("signingRoot".to_owned(), text(root));
+        let mark = ("mark".to_owned(), text(self.mark.text()));
         Node {
             id: self.client.mesh.config.workload.to_string(),
             metadata: Some(Struct {
-                fields: [admin, root].into_iter().collect(),
+                fields: [admin, root, mark].into_iter().collect(),
             }),
             user_agent_name: "weft-proxy".to_owned(),
             user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -264,6 +268,7 @@ impl Discovery {
             tracing::warn!(type_url = %response.type_url, "the controller sent what we do not know; ignored");
             return;
         };
+        self.mark.take(&response.system_version_info);
         let mut effect = Effect::default();
         for resource in &response.resources {
             let bytes = resource.resource.as_ref().map_or(&[][..], |any| &any.value);

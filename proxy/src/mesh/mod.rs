@@ -12,6 +12,7 @@ mod identity;
 mod inbound;
 pub mod leave;
 pub mod link;
+mod mark;
 mod resource;
 pub mod store;
 mod stream;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use weft_config::status::{SourceError, WatchState, WatchStatus};
 
 use crate::api::kinds::{WATCHED, Watched};
+use crate::api::mark::{Mark, Marks};
 use crate::api::{Key, Object};
 use crate::index::Change;
 
@@ -22,11 +23,14 @@ pub enum News {
     Absent,
     /// A list begins, of this version.
     Begun(&'static str),
-    /// An object is there. `None`: it is not ours to care for.
-    Object(Key, Box<Result<Option<Object>, SourceError>>),
-    Gone(Key),
-    /// The list is complete; what follows are changes.
-    Listed,
+    /// An object is there, of this version. `None`: it is not ours to care for.
+    Object(Key, u64, Box<Result<Option<Object>, SourceError>>),
+    /// It is gone, by a change of this version.
+    Gone(Key, u64),
+    /// The list is complete, as of this version; what follows are changes.
+    Listed(u64),
+    /// No change up to this version is to come.
+    Progress(u64),
     /// It cannot be listed or watched, for this reason.
     Broken(String),
 }
@@ -41,6 +45,7 @@ struct Kind {
     /// Was listed once, or is not there.
     is_known: bool,
     absences: u32,
+    mark: Mark,
 }
 
 /// A kind must be missing at this many looks in a row before its objects go: one
@@ -85,6 +90,7 @@ impl Held {
                 watch.version.clear();
                 kind.is_known = true;
                 kind.absences += 1;
+                kind.mark.listed(0);
                 if kind.absences >= ABSENCES_MIN {
                     kind.retain(&BTreeSet::new(), changes);
                 }
@@ -99,14 +105,20 @@ impl Held {
                     set_state(watch, WatchState::Listing, "", now);
                 }
             }
-            News::Object(key, said) => {
+            News::Object(key, version, said) => {
+                kind.mark.changed(version, kind.listing.is_some());
                 if WATCHED.get(number).is_some_and(|of| of.has_status) {
                     self.seen.insert(key.clone());
                 }
                 kind.object(key, *said, changes);
             }
-            News::Gone(key) => kind.gone(&key, changes),
-            News::Listed => {
+            News::Gone(key, version) => {
+                kind.mark.changed(version, kind.listing.is_some());
+                kind.gone(&key, changes);
+            }
+            News::Progress(version) => kind.mark.changed(version, kind.listing.is_some()),
+            News::Listed(version) => {
+                kind.mark.listed(version);
                 set_state(watch, WatchState::Watching, "", now);
                 kind.is_known = true;
                 if let Some(listed) = kind.listing.take() {
@@ -142,6 +154,12 @@ impl Held {
     pub fn errors(&self) -> Vec<SourceError> {
         let all = self.kinds.iter().flat_map(|kind| kind.errors.values());
         all.cloned().collect()
+    }
+
+    /// How far each kind has been read.
+    pub fn marks(&self) -> Marks {
+        let kinds = WATCHED.iter().zip(&self.kinds);
+        kinds.map(|(of, kind)| (of.kind, kind.mark)).collect()
     }
 
     pub fn watches(&self) -> &[WatchStatus] {

@@ -13,7 +13,7 @@ use kube::{Client, Config};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
 
-use super::{Told, Update};
+use super::{Behind, Told, Update};
 use crate::api::kinds::WATCHED;
 use held::{Held, News};
 use watch::Watch;
@@ -49,11 +49,12 @@ pub struct Source {
 
 impl Source {
     /// Begins to watch.
-    pub fn open(client: &Client) -> Self {
+    pub fn open(client: &Client, behind: &Behind) -> Self {
         let (sender, news) = channel(NEWS_MAX);
         let mut watches = JoinSet::new();
         for number in 0..WATCHED.len() {
-            if let Some(watch) = Watch::new(client.clone(), number, sender.clone()) {
+            if let Some(watch) = Watch::new(client.clone(), number, sender.clone(), behind.clone())
+            {
                 watches.spawn(watch.run());
             }
         }
@@ -87,6 +88,7 @@ impl Source {
             errors,
             seen: self.held.seen(),
             watches: self.held.watches().to_vec(),
+            marks: self.held.marks(),
             is_complete: self.held.is_complete(),
         }
     }

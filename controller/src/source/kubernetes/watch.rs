@@ -11,15 +11,17 @@
 //!
 //! A failure begins with a new list, though a watch could go on where it was: a list
 //! tells that all is well, on a quiet kind too, and it is right after an API server was
-//! set back to a backup.
+//! set back to a backup. So does a proxy that knows of changes which the watch does not
+//! bring. A list is asked for as of now, never from what an API server has at hand, which
+//! may be older than what we had.
 
 use std::pin::pin;
 use std::time::Duration;
 
 use kube::api::Api;
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::Status;
-use kube::runtime::watcher::{self, Config, Event, InitialListStrategy, watcher};
-use kube::{Client, Error, Resource as _};
+use kube::{Client, Error, Resource as _, ResourceExt as _};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
@@ -30,11 +32,19 @@ use super::held::News;
 use super::seen::Seen;
 use crate::api::Key;
 use crate::api::kinds::{WATCHED, Watched};
-use crate::source::manifest;
+use crate::source::{Behind, manifest};
 
 /// Seconds that one watch request lasts. The next one goes on where it ended. One that
 /// the network has lost without a word is found out by then.
 const WATCH_SECONDS: u32 = 60;
+/// After which it is lost.
+const SILENCE_MAX: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// What others know of already has this long to come by itself.
+const BEHIND_MAX: Duration = Duration::from_secs(1);
+/// And is listed for no more often than this, whatever proxies claim.
+const BEHIND_INTERVAL: Duration = Duration::from_secs(20);
+/// On the event that ends the list which a watch begins with.
+const LIST_ENDS: &str = "k8s.io/initial-events-end";
 /// Objects of a page, where lists are not streamed.
 const PAGE_OBJECTS: u32 = 500;
 /// How often a kind that is missing is looked for.
@@ -54,6 +64,8 @@ enum End {
     /// The server cannot stream lists.
     NoStreaming,
     Failed(String),
+    /// Others know of changes that it does not bring.
+    Behind,
     /// Nobody listens any more.
     Closed,
 }
@@ -67,11 +79,30 @@ pub struct Watch {
     streams: bool,
     /// In a row.
     failures: u32,
+    behind: Behind,
+    /// How often all of it was listed, or found not to be there.
+    lists: u64,
+    /// When it may be listed again for what others know.
+    behind_next: Instant,
     log: Log,
 }
 
+/// One watch request, or the list before it.
+struct Pass {
+    version: &'static str,
+    /// What has come up to now; empty: no list is complete.
+    at: String,
+    /// Since when others have known more.
+    behind_since: Option<Instant>,
+}
+
 impl Watch {
-    pub fn new(client: Client, number: usize, news: Sender<(usize, News)>) -> Option<Self> {
+    pub fn new(
+        client: Client,
+        number: usize,
+        news: Sender<(usize, News)>,
+        behind: Behind,
+    ) -> Option<Self> {
         Some(Self {
             client,
             number,
@@ -79,6 +110,9 @@ impl Watch {
             news,
             streams: true,
             failures: 0,
+            behind,
+            lists: 0,
+            behind_next: Instant::now(),
             log: Log::default(),
         })
     }
@@ -99,10 +133,18 @@ impl Watch {
                 }
                 End::Missing => {
                     self.log.absent(self.of);
+                    self.lists += 1;
                     self.send(News::Absent).await;
                     tokio::time::sleep(LOOK_INTERVAL).await;
                 }
                 End::Failed(why) => self.fail(why).await,
+                End::Behind => {
+                    tracing::warn!(
+                        kind = self.of.kind,
+                        "proxies know of changes that the watch does not bring; listing again"
+                    );
+                    self.behind_next = Instant::now() + BEHIND_INTERVAL;
+                }
             }
         }
     }
@@ -142,53 +184,149 @@ impl Watch {
 
     /// Lists and watches until that ends.
     async fn follow(&mut self, version: &'static str) -> End {
-        let resource = self.of.resource(version);
-        let api: Api<Seen> = Api::all_with(self.client.clone(), &resource);
-        let mut config = Config::default()
-            .timeout(WATCH_SECONDS)
-            .page_size(PAGE_OBJECTS);
-        config.field_selector = self.of.fields.map(str::to_owned);
-        if self.streams {
-            config.initial_list_strategy = InitialListStrategy::StreamingList;
+        let api: Api<Seen> = Api::all_with(self.client.clone(), &self.of.resource(version));
+        let mut pass = Pass {
+            version,
+            at: String::new(),
+            behind_since: None,
+        };
+        if !self.send(News::Begun(version)).await {
+            return End::Closed;
         }
-        let mut events = pin!(watcher(api, config));
+        if !self.streams
+            && let Err(end) = self.list(&api, &mut pass).await
+        {
+            return end;
+        }
         loop {
-            let Some(event) = events.next().await else {
-                return End::Failed("the watch ended".to_owned());
-            };
-            let news = match event {
-                Ok(Event::Init) => News::Begun(version),
-                Ok(Event::InitApply(seen) | Event::Apply(seen)) => {
-                    self.object(seen, &resource.api_version)
-                }
-                Ok(Event::Delete(seen)) => News::Gone(self.key(&seen)),
-                Ok(Event::InitDone) => {
-                    self.failures = 0;
-                    self.log.well(self.of, version);
-                    News::Listed
-                }
-                Err(error) => return self.end(&error),
-            };
-            if !self.send(news).await {
-                return End::Closed;
+            if let Err(end) = self.watch(&api, &mut pass).await {
+                return end;
+            }
+            if pass.at.is_empty() {
+                return End::Failed("the list ended before it was complete".to_owned());
             }
         }
     }
 
-    fn end(&self, error: &watcher::Error) -> End {
-        use watcher::Error as Of;
-        let cause = match error {
-            Of::InitialListFailed(cause) | Of::WatchStartFailed(cause) | Of::WatchFailed(cause) => {
-                cause
+    /// Lists all, by the page, as of now.
+    async fn list(&mut self, api: &Api<Seen>, pass: &mut Pass) -> Result<(), End> {
+        let mut asked = ListParams::default().limit(PAGE_OBJECTS);
+        asked.field_selector = self.of.fields.map(str::to_owned);
+        loop {
+            let page = api.list(&asked).await.map_err(|error| self.end(&error))?;
+            for seen in page.items {
+                let news = self.object(seen, pass.version);
+                self.tell(news).await?;
             }
-            Of::WatchError(status) => return End::Failed(answered(status)),
-            Of::NoResourceVersion => return End::Failed(error.to_string()),
-        };
-        match cause {
-            _ if is_status(cause, 404) => End::Missing,
+            let next = page.metadata.continue_.filter(|next| !next.is_empty());
+            if next.is_none() {
+                let at = page.metadata.resource_version.unwrap_or_default();
+                return self.listed(at, pass).await;
+            }
+            asked.continue_token = next;
+        }
+    }
+
+    /// Watches once, from where the last one ended, else with all there is first.
+    async fn watch(&mut self, api: &Api<Seen>, pass: &mut Pass) -> Result<(), End> {
+        let mut asked = WatchParams::default().timeout(WATCH_SECONDS);
+        asked.field_selector = self.of.fields.map(str::to_owned);
+        asked.send_initial_events = pass.at.is_empty();
+        let watching = api.watch(&asked, &pass.at).await;
+        let mut events = pin!(watching.map_err(|error| self.end(&error))?);
+        loop {
+            let overdue = self.overdue(pass);
+            let event = tokio::select! {
+                event = tokio::time::timeout(SILENCE_MAX, events.next()) => event,
+                Ok(()) = self.behind.changed() => continue,
+                () = until(overdue) => return Err(End::Behind),
+            };
+            match event {
+                Ok(Some(Ok(event))) => self.take(event, pass).await?,
+                Ok(Some(Err(error))) => return Err(self.end(&error)),
+                Ok(None) => return Ok(()),
+                Err(_) => return Err(End::Failed(format!("silent for {SILENCE_MAX:?}"))),
+            }
+        }
+    }
+
+    async fn take(&mut self, event: WatchEvent<Seen>, pass: &mut Pass) -> Result<(), End> {
+        let is_listed = !pass.at.is_empty();
+        match event {
+            WatchEvent::Added(seen) | WatchEvent::Modified(seen) => {
+                if is_listed {
+                    pass.at = seen.resource_version().unwrap_or_default();
+                }
+                let news = self.object(seen, pass.version);
+                self.tell(news).await
+            }
+            WatchEvent::Deleted(seen) => {
+                if is_listed {
+                    pass.at = seen.resource_version().unwrap_or_default();
+                }
+                let news = News::Gone(self.key(&seen), number(&seen.resource_version()));
+                self.tell(news).await
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                let at = bookmark.metadata.resource_version;
+                if !is_listed && bookmark.metadata.annotations.contains_key(LIST_ENDS) {
+                    return self.listed(at, pass).await;
+                }
+                if is_listed {
+                    pass.at.clone_from(&at);
+                    return self.tell(News::Progress(number(&Some(at)))).await;
+                }
+                Ok(())
+            }
+            // "too old resource version" (410), too: it begins with a list.
+            WatchEvent::Error(status) => Err(End::Failed(answered(&status))),
+        }
+    }
+
+    async fn listed(&mut self, at: String, pass: &mut Pass) -> Result<(), End> {
+        if at.is_empty() {
+            return Err(End::Failed("the list has no version".to_owned()));
+        }
+        self.failures = 0;
+        self.lists += 1;
+        self.log.well(self.of, pass.version);
+        pass.at.clone_from(&at);
+        self.tell(News::Listed(number(&Some(at)))).await
+    }
+
+    async fn tell(&self, news: News) -> Result<(), End> {
+        match self.send(news).await {
+            true => Ok(()),
+            false => Err(End::Closed),
+        }
+    }
+
+    /// When it is to be listed for what others know, if they do.
+    fn overdue(&self, pass: &mut Pass) -> Option<Instant> {
+        if pass.at.is_empty() {
+            // A list is under way.
+            return None;
+        }
+        let at = number(&Some(pass.at.clone()));
+        let behind = self
+            .behind
+            .borrow()
+            .iter()
+            .any(|of| of.kind == self.of.kind && of.version > at && of.lists > self.lists);
+        if !behind {
+            pass.behind_since = None;
+            return None;
+        }
+        let since = *pass.behind_since.get_or_insert_with(Instant::now);
+        Some((since + BEHIND_MAX).max(self.behind_next))
+    }
+
+    fn end(&self, error: &Error) -> End {
+        match error {
+            _ if is_status(error, 404) => End::Missing,
             // "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"
-            _ if self.streams && is_status(cause, 422) => End::NoStreaming,
-            cause => End::Failed(reason(cause)),
+            _ if self.streams && is_status(error, 422) => End::NoStreaming,
+            error => End::Failed(reason(error)),
         }
     }
 
@@ -201,16 +339,30 @@ impl Watch {
         }
     }
 
-    fn object(&self, seen: Seen, api_version: &str) -> News {
-        let key = self.key(&seen);
+    fn object(&self, seen: Seen, version: &str) -> News {
+        let (key, at) = (self.key(&seen), number(&seen.resource_version()));
         let mut value = seen.value;
         prune(&mut value);
         if let Some(map) = value.as_object_mut() {
             // The items of a list do not say what they are.
+            let api_version = self.of.resource(version).api_version;
             map.insert("apiVersion".to_owned(), json!(api_version));
             map.insert("kind".to_owned(), json!(self.of.kind));
         }
-        News::Object(key, Box::new(manifest::one(FILE, value)))
+        News::Object(key, at, Box::new(manifest::one(FILE, value)))
+    }
+}
+
+/// A version as the number that it is; 0: it is none.
+fn number(version: &Option<String>) -> u64 {
+    let number = version.as_ref().and_then(|of| of.parse().ok());
+    number.unwrap_or(0)
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
