@@ -6,39 +6,20 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use weft_controller::api::mesh;
 
 use crate::cluster::Cluster;
-use crate::root;
+use crate::{eventually_within, root};
 
-/// The name of the XMesh that the controller keeps, whose status says what is supported.
-const MESH: &str = "weft";
 const PROFILES: &str = "MESH-HTTP,MESH-GRPC";
 const CHANNEL: &str = "experimental";
+/// A definition that is new is looked for every five seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// What Weft supports of what the suite's tests of a mesh ask for.
-const FEATURES: [&str; 17] = [
-    "GRPCRoute",
-    "HTTPRoute",
-    "HTTPRoute303RedirectStatusCode",
-    "HTTPRoute307RedirectStatusCode",
-    "HTTPRoute308RedirectStatusCode",
-    "HTTPRouteParentRefPort",
-    "HTTPRouteResponseHeaderModification",
-    "Mesh",
-    "MeshClusterIPMatching",
-    "MeshConsumerRoute",
-    "MeshHTTPRouteBackendRequestHeaderModification",
-    "MeshHTTPRouteNamedRouteRule",
-    "MeshHTTPRouteQueryParamMatching",
-    "MeshHTTPRouteRedirectPath",
-    "MeshHTTPRouteRedirectPort",
-    "MeshHTTPRouteRewritePath",
-    "MeshHTTPRouteSchemeRedirect",
-];
 /// Tests of a mesh are called so; those of gateways, which the suite leaves out by itself, are not.
 const OF_A_MESH: &str = "Mesh";
 
@@ -99,6 +80,7 @@ pub fn run(cluster: &Cluster) -> Run {
     let suite = built();
     let _its_image = echo(cluster);
     cluster.install_gateway_api(CHANNEL);
+    await_claims(cluster);
     let folder = root().join("target/conformance");
     fs::create_dir_all(&folder).expect("target can be written");
     let (report, log) = (folder.join("report.yaml"), folder.join("log"));
@@ -148,6 +130,17 @@ pub fn echo(cluster: &Cluster) -> String {
     name.trim().to_owned()
 }
 
+/// Waits until the mesh's own object says what this tree supports, which is what the suite then runs.
+fn await_claims(cluster: &Cluster) {
+    let path = "jsonpath={.status.supportedFeatures[*].name}";
+    let arguments = ["get", "xmeshes", mesh::NAME, "-o", path];
+    eventually_within(PATIENCE, "the XMesh says what is supported", || {
+        let output = cluster.try_kubectl(&arguments);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.split_whitespace().eq(mesh::FEATURES).then_some(())
+    });
+}
+
 /// Builds the suite, once for this machine; the folder with it.
 fn built() -> PathBuf {
     let mut command = Command::new(root().join("tests/cluster/cluster"));
@@ -163,8 +156,9 @@ fn arguments(report: &Path) -> Vec<String> {
     let mut all = vec!["-test.v".to_owned(), "-test.timeout=20m".to_owned()];
     let flags = [
         ("conformance-profiles", PROFILES),
-        ("mesh-name", MESH),
-        ("supported-features", &FEATURES.join(",")),
+        ("mesh-name", mesh::NAME),
+        // With neither class nor features given, the suite asks the XMesh's status.
+        ("gateway-class", ""),
         ("namespace-labels", "weft.dev/inject=enabled"),
         ("mode", "default"),
         ("organization", "weft-mesh"),

@@ -13,9 +13,14 @@ pub const KIND: &str = "XMesh";
 /// What we support of what Gateway API's conformance tests ask of a mesh: the names of its
 /// module `pkg/features`, sorted, as the status has to have them. Everybody who needs the
 /// list reads it there.
-pub const FEATURES: [&str; 12] = [
+pub const FEATURES: [&str; 17] = [
     "GRPCRoute",
     "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteParentRefPort",
+    "HTTPRouteResponseHeaderModification",
     "Mesh",
     "MeshClusterIPMatching",
     "MeshConsumerRoute",
