@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -142,14 +143,17 @@ fn await_claims(cluster: &Cluster) {
 }
 
 /// Builds the suite, once for this machine; the folder with it.
-fn built() -> PathBuf {
-    let mut command = Command::new(root().join("tests/cluster/cluster"));
-    command.args(["build", "conformance"]).stdin(Stdio::null());
-    let output = command.stderr(Stdio::inherit()).output();
-    let output = output.expect("it can be run");
-    assert!(output.status.success(), "{command:?}: {}", output.status);
-    let said = String::from_utf8_lossy(&output.stdout);
-    PathBuf::from(said.lines().last().unwrap_or_default())
+fn built() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let mut command = Command::new(root().join("tests/cluster/cluster"));
+        command.args(["build", "conformance"]).stdin(Stdio::null());
+        let output = command.stderr(Stdio::inherit()).output();
+        let output = output.expect("it can be run");
+        assert!(output.status.success(), "{command:?}: {}", output.status);
+        let said = String::from_utf8_lossy(&output.stdout);
+        PathBuf::from(said.lines().last().unwrap_or_default())
+    })
 }
 
 fn arguments(report: &Path) -> Vec<String> {
