@@ -322,6 +322,7 @@ fn header(title: &str, known: &Known, paint: Paint) -> Vec<String> {
                 (PLAIN, status.revision.to_string()),
                 (PLAIN, own.count().to_string()),
                 match watches(&status.watches).next() {
+                    None if status.leads => (GREEN, "well, leads".to_owned()),
                     None => (GREEN, "well".to_owned()),
                     Some(broken) => (RED, broken),
                 },

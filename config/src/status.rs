@@ -10,6 +10,8 @@ pub struct Status {
     pub trust_domain: String,
     /// Grows with every change of the index.
     pub revision: u64,
+    /// Of several replicas the one that writes statuses.
+    pub leads: bool,
     /// Seconds since the Unix epoch.
     pub now: u64,
     pub roots: Vec<RootStatus>,

@@ -84,6 +84,15 @@ impl Elector {
         }
     }
 
+    /// When to look again: sooner than usual where another's Lease expires before.
+    fn next(&self, sent: Duration) -> Duration {
+        let expires = self.observed.as_ref().map(|(_, since)| *since + EXPIRY);
+        let next = sent + RENEW_INTERVAL;
+        expires
+            .filter(|at| *at > sent)
+            .map_or(next, |at| next.min(at))
+    }
+
     fn renewed(&mut self, sent: Duration) {
         self.renewed = Some(sent);
     }
@@ -139,8 +148,11 @@ impl Candidate {
             }
             self.publish();
             // A leader that cannot renew must know in time.
-            let next = sent + RENEW_INTERVAL;
-            let renewed = self.elector.lock().renewed;
+            let (next, renewed) = {
+                let elector = self.elector.lock();
+                let next = elector.next(sent.duration_since(self.begun));
+                (self.begun + next, elector.renewed)
+            };
             let ends = renewed.map(|at| self.begun + at + RENEWED_WITHIN);
             if let Some(ends) = ends.filter(|ends| *ends < next) {
                 tokio::time::sleep_until(ends).await;
@@ -263,6 +275,9 @@ mod tests {
         assert_eq!(of.decide(Some(&spec("b", 6)), at(114)), Step::Wait, "alive");
         assert_eq!(of.decide(Some(&spec("b", 6)), at(128)), Step::Wait);
         assert_eq!(of.decide(Some(&spec("b", 6)), at(129)), Step::Hold);
+        assert_eq!(of.next(at(110)), at(115), "no need to look more often");
+        assert_eq!(of.next(at(127)), at(129), "then it may be taken");
+        assert_eq!(of.next(at(129)), at(134));
         // It was taken by a third one meanwhile.
         assert_eq!(of.decide(Some(&spec("c", 6)), at(130)), Step::Wait);
     }

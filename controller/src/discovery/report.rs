@@ -15,6 +15,7 @@ impl Hub {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trust_domain: self.ca.trust_domain.clone(),
             revision: state.revision,
+            leads: self.leads.load(Ordering::Relaxed),
             now: seconds_now(),
             roots: self.roots(),
             errors: state
