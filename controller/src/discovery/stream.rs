@@ -420,7 +420,6 @@ impl Session {
             nonce,
             resources,
             removed_resources: removed,
-            ..Default::default()
         })
     }
 

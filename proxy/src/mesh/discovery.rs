@@ -107,7 +107,7 @@ async fn leave_again(client: &Client) -> Infallible {
 enum End {
     Broken(String),
     /// A better controller serves us.
-    Moved(Opened),
+    Moved(Box<Opened>),
 }
 
 impl Discovery {
@@ -147,7 +147,7 @@ impl Discovery {
             self.unacknowledged.clear();
             match end {
                 End::Broken(problem) => return (Some(controller), problem),
-                End::Moved(better) => opened = better,
+                End::Moved(better) => opened = *better,
             }
         }
     }
@@ -197,7 +197,7 @@ impl Discovery {
                         return End::Broken(format!("{:?}: {}", status.code(), status.message()));
                     }
                 },
-                better = &mut better => return End::Moved(better),
+                better = &mut better => return End::Moved(Box::new(better)),
                 Some(question) = questions.recv() => self.question(question),
                 () = until(publish) => {}
                 // Another certificate: who rotates the root wants to know.

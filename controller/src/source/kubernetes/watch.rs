@@ -25,7 +25,7 @@ use kube::{Client, Error, Resource as _, ResourceExt as _};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt as _;
 
 use super::held::News;
@@ -39,14 +39,18 @@ use crate::source::{Behind, manifest};
 const WATCH_SECONDS: u32 = 60;
 /// After which it is lost.
 const SILENCE_MAX: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// How long a request may take to be answered at all. One that is sent over a connection which
+/// the network has lost is not; the next one goes over another.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// What others know of already has this long to come by itself.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
 /// And is listed for no more often than this, whatever proxies claim.
 const BEHIND_INTERVAL: Duration = Duration::from_secs(20);
 /// On the event that ends the list which a watch begins with.
 const LIST_ENDS: &str = "k8s.io/initial-events-end";
-/// Objects of a page, where lists are not streamed.
+/// Objects of a page, where lists are not streamed, and how long one may take.
 const PAGE_OBJECTS: u32 = 500;
+const PAGE_MAX: Duration = Duration::from_secs(30);
 /// How often a kind that is missing is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
@@ -213,7 +217,9 @@ impl Watch {
         let mut asked = ListParams::default().limit(PAGE_OBJECTS);
         asked.field_selector = self.of.fields.map(str::to_owned);
         loop {
-            let page = api.list(&asked).await.map_err(|error| self.end(&error))?;
+            let page = timeout(PAGE_MAX, api.list(&asked)).await;
+            let page = page.map_err(|_| unanswered())?;
+            let page = page.map_err(|error| self.end(&error))?;
             for seen in page.items {
                 let news = self.object(seen, pass.version);
                 self.tell(news).await?;
@@ -232,12 +238,13 @@ impl Watch {
         let mut asked = WatchParams::default().timeout(WATCH_SECONDS);
         asked.field_selector = self.of.fields.map(str::to_owned);
         asked.send_initial_events = pass.at.is_empty();
-        let watching = api.watch(&asked, &pass.at).await;
+        let watching = timeout(ANSWER_MAX, api.watch(&asked, &pass.at)).await;
+        let watching = watching.map_err(|_| unanswered())?;
         let mut events = pin!(watching.map_err(|error| self.end(&error))?);
         loop {
             let overdue = self.overdue(pass);
             let event = tokio::select! {
-                event = tokio::time::timeout(SILENCE_MAX, events.next()) => event,
+                event = timeout(SILENCE_MAX, events.next()) => event,
                 Ok(()) = self.behind.changed() => continue,
                 () = until(overdue) => return Err(End::Behind),
             };
@@ -351,6 +358,10 @@ impl Watch {
         }
         News::Object(key, at, Box::new(manifest::one(FILE, value)))
     }
+}
+
+fn unanswered() -> End {
+    End::Failed("the API server does not answer".to_owned())
 }
 
 /// A version as the number that it is; 0: it is none.
