@@ -88,6 +88,8 @@ pub fn tls(hub: &Hub) -> anyhow::Result<Arc<ServerConfig>> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain.into_iter().map(CertificateDer::from).collect(), key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
+    // A proxy proves itself anew each time: there is no session to resume.
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
