@@ -81,7 +81,7 @@ impl Offline {
         let with_endpoints = |service: &String| {
             let mut found = self.index.service(service)?.into_owned();
             let endpoints = self.index.endpoints(service);
-            found.endpoints = endpoints.map_or_else(Vec::new, |of| of.endpoints.clone());
+            found.endpoints = endpoints.map_or_else(Vec::new, |of| of.into_owned().endpoints);
             Some(found)
         };
         let services = destination.services.iter().filter_map(with_endpoints);
@@ -126,8 +126,9 @@ impl Offline {
             Some((format!("destination {name}"), problem.to_string()))
         });
         let workloads = self.pods().filter_map(|(namespace, pod)| {
-            let ports = self.index.workload(&pod.uid)?.ports.iter();
+            let workload = self.index.workload(&pod.uid)?;
             // And one that nothing names, for `other_ports`.
+            let ports = workload.ports.iter();
             let ports = ports
                 .map(|of| u16::try_from(of.port).unwrap_or(1))
                 .chain([1]);

@@ -143,7 +143,8 @@ pub struct SliceEndpoint {
 pub struct Pod {
     pub uid: String,
     pub account: String,
-    pub labels: BTreeMap<String, String>,
+    /// A map takes half a KiB for one of them.
+    pub labels: Box<[(String, String)]>,
     pub addresses: Vec<IpAddr>,
     /// `captured`, or the port at which the sidecar takes mTLS.
     pub inbound: Option<String>,

@@ -297,8 +297,8 @@ impl Hub {
                 .destination(namespace, name)
                 .map(|of| Encoded::of(&of)),
             Type::Service => index.service(name).map(|of| Encoded::of(of.as_ref())),
-            Type::Endpoints => index.endpoints(name).map(Encoded::of),
-            Type::Workload => index.workload(name).map(Encoded::of),
+            Type::Endpoints => index.endpoints(name).map(|of| Encoded::of(of.as_ref())),
+            Type::Workload => index.workload(name).map(|of| Encoded::of(&of)),
             Type::TrustBundle => {
                 (name == self.ca.trust_domain).then(|| Encoded::of(&self.ca.bundle()))
             }
@@ -420,7 +420,7 @@ impl Hub {
     pub fn endpoints(&self, service: &str) -> Vec<wire::Endpoint> {
         let state = self.state.lock();
         let endpoints = state.index.endpoints(service);
-        endpoints.map_or_else(Vec::new, |of| of.endpoints.clone())
+        endpoints.map_or_else(Vec::new, |of| of.into_owned().endpoints)
     }
 
     /// Whether a line about this may go to the log; how many were left out before it.

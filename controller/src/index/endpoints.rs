@@ -21,7 +21,7 @@ use crate::api::{Key, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, S
 pub struct Found {
     ports: BTreeMap<PortKey, wire::Endpoints>,
     direct: BTreeMap<(SocketAddr, PortKey), Arc<Direct>>,
-    uses: BTreeSet<(String, Use)>,
+    uses: BTreeSet<(String, Arc<Use>)>,
 }
 
 /// An endpoint of the mesh, as one that is dialled by its own address.
@@ -29,6 +29,38 @@ pub struct Found {
 pub struct Direct {
     endpoint: wire::Endpoint,
     opaque: bool,
+}
+
+/// Who would be dialled at an address, in order of precedence, and who was told to be.
+#[derive(Debug, Default)]
+pub struct Directs {
+    claims: Vec<(PortKey, Arc<Direct>)>,
+    published: Option<Arc<Direct>>,
+}
+
+impl Direct {
+    fn name(&self, address: SocketAddr) -> String {
+        direct_name(&self.endpoint.workload, address)
+    }
+
+    pub fn service(&self, name: &str) -> wire::Service {
+        let protocol = match self.opaque {
+            true => wire::service::Protocol::Tcp,
+            false => wire::service::Protocol::Mirror,
+        };
+        wire::Service {
+            name: name.to_owned(),
+            protocol: protocol.into(),
+            ..Default::default()
+        }
+    }
+
+    pub fn endpoints(&self, name: &str) -> wire::Endpoints {
+        wire::Endpoints {
+            service: name.to_owned(),
+            endpoints: vec![self.endpoint.clone()],
+        }
+    }
 }
 
 /// A workload's port that a service names.
@@ -42,18 +74,6 @@ pub struct Use {
 /// The resources of an endpoint that is dialled itself.
 pub fn direct_name(uid: &str, address: SocketAddr) -> String {
     format!("{uid}@{address}")
-}
-
-pub fn direct_service(name: &str, opaque: bool) -> wire::Service {
-    let protocol = match opaque {
-        true => wire::service::Protocol::Tcp,
-        false => wire::service::Protocol::Mirror,
-    };
-    wire::Service {
-        name: name.to_owned(),
-        protocol: protocol.into(),
-        ..Default::default()
-    }
 }
 
 /// An endpoint and the name of its pod, where it has one.
@@ -109,7 +129,7 @@ impl Index {
                     address,
                     protocol: port.protocol.clone(),
                 };
-                found.uses.insert((wire.workload.clone(), used));
+                found.uses.insert((wire.workload.clone(), Arc::new(used)));
                 let direct = Direct {
                     endpoint: wire.clone(),
                     opaque: matches!(port.protocol.as_str(), "tcp" | "tls"),
@@ -241,58 +261,61 @@ impl Index {
         (address, port): &(SocketAddr, PortKey),
         direct: Option<Arc<Direct>>,
     ) {
-        // One claim, as a rule.
-        let claims = self.direct_claims.entry(*address).or_default();
-        claims.retain(|(of, _)| of != port);
+        let of = self.direct.entry(*address).or_default();
+        of.claims.retain(|(of, _)| of != port);
         if let Some(direct) = direct {
-            let at = claims.partition_point(|(of, _)| of < port);
-            claims.reserve_exact(1);
-            claims.insert(at, (port.clone(), direct));
-        }
-        if claims.is_empty() {
-            self.direct_claims.remove(address);
+            let at = of.claims.partition_point(|(of, _)| of < port);
+            // One claim, as a rule.
+            of.claims.reserve_exact(1);
+            of.claims.insert(at, (port.clone(), direct));
         }
         self.dirty.insert(Unit::Direct(*address));
     }
 
     /// An endpoint that is dialled by its own address: that one and no other.
     pub(super) fn compute_direct(&mut self, address: SocketAddr) -> Vec<ObjectStatus> {
-        let claims = self.direct_claims.get(&address);
-        let first = claims.and_then(|claims| claims.first());
-        let fresh = first.map(|(_, direct)| Arc::clone(direct));
-        let dialled = address.to_string();
-        let name = fresh
-            .as_ref()
-            .map(|direct| direct_name(&direct.endpoint.workload, address));
-        let old = self.direct.get(&dialled).cloned();
-        if let Some(old) = old.filter(|old| Some(old) != name.as_ref()) {
-            self.put_direct(&old, None);
+        let Some(of) = self.direct.get_mut(&address) else {
+            return Vec::new();
+        };
+        let fresh = of.claims.first().map(|(_, direct)| Arc::clone(direct));
+        let old = std::mem::replace(&mut of.published, fresh.clone());
+        if fresh.is_none() {
+            self.direct.remove(&address);
         }
-        if let (Some(name), Some(direct)) = (&name, fresh) {
-            self.put_direct(name, Some(direct));
+        let (old, fresh) = (old.as_deref(), fresh.as_deref());
+        let name = |of: &Direct| of.name(address);
+        let names = [old.map(name), fresh.map(name)];
+        let is_other = names[0] != names[1];
+        if is_other {
+            self.touch(Type::Destination, &address.to_string());
         }
-        if put(&mut self.direct, dialled.clone(), name) {
-            self.touch(Type::Destination, &dialled);
+        let is_other_service = old.map(|of| of.opaque) != fresh.map(|of| of.opaque);
+        let is_elsewhere = old.map(|of| &of.endpoint) != fresh.map(|of| &of.endpoint);
+        for name in BTreeSet::from(names).iter().flatten() {
+            if is_other || is_other_service {
+                self.touch(Type::Service, name);
+            }
+            if is_other || is_elsewhere {
+                self.touch(Type::Endpoints, name);
+            }
         }
         Vec::new()
     }
 
-    fn put_direct(&mut self, name: &str, direct: Option<Arc<Direct>>) {
-        let (opaque, endpoints) = direct
-            .map(|direct| {
-                let endpoints = wire::Endpoints {
-                    service: name.to_owned(),
-                    endpoints: vec![direct.endpoint.clone()],
-                };
-                (direct.opaque, endpoints)
-            })
-            .unzip();
-        if put(&mut self.direct_services, name.to_owned(), opaque) {
-            self.touch(Type::Service, name);
-        }
-        if put(&mut self.endpoints, name.to_owned(), endpoints) {
-            self.touch(Type::Endpoints, name);
-        }
+    /// One that is dialled itself, by the name of its resources.
+    pub(super) fn direct(&self, name: &str) -> Option<&Direct> {
+        let (_, address) = name.split_once('@')?;
+        let address = address.parse().ok()?;
+        let direct = self.direct.get(&address)?.published.as_deref()?;
+        // An address has more than one spelling.
+        (direct.name(address) == name).then_some(direct)
+    }
+
+    /// The name of the resources of what is dialled itself.
+    pub(super) fn dialled_direct(&self, dialled: &str) -> Option<String> {
+        let address: SocketAddr = dialled.parse().ok()?;
+        let direct = self.direct.get(&address)?.published.as_deref()?;
+        (address.to_string() == dialled).then(|| direct.name(address))
     }
 }
 

@@ -82,8 +82,8 @@ impl Name {
 
     fn port(&self, port: u16) -> PortKey {
         PortKey {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
+            namespace: self.namespace.as_str().into(),
+            name: self.name.as_str().into(),
             port,
         }
     }
@@ -98,8 +98,9 @@ impl std::fmt::Display for Name {
 /// A service's port: what endpoints and routes belong to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortKey {
-    pub namespace: String,
-    pub name: String,
+    /// Shared: every endpoint has some of these.
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
     pub port: u16,
 }
 
@@ -115,7 +116,7 @@ pub struct Index {
     trust_domain: String,
     objects: Objects,
     /// Who refers to what.
-    referring: BTreeMap<Link, Set<Key>>,
+    referring: BTreeMap<Link, Set<Arc<Key>>>,
     /// UIDs of workloads that are on their way out.
     leaving: BTreeSet<String>,
     dirty: BTreeSet<Unit>,
@@ -124,24 +125,21 @@ pub struct Index {
 
     services: BTreeMap<String, wire::Service>,
     endpoints: BTreeMap<String, wire::Endpoints>,
-    workloads: BTreeMap<String, wire::Workload>,
+    /// What each was, as a hash: it is made when it is asked for.
+    workloads: BTreeMap<String, u64>,
     /// What is dialled, and the listener behind it.
     destinations: BTreeMap<String, (PortKey, wire::Listener)>,
     /// By which names a port is dialled.
     names: BTreeMap<PortKey, BTreeSet<String>>,
-    /// Endpoints that are dialled themselves.
-    direct: BTreeMap<String, String>,
-    /// Their services, and whether each is opaque: all that differs, of what would take
-    /// most of an endpoint's memory.
-    direct_services: BTreeMap<String, bool>,
+    /// Endpoints that are dialled themselves; their resources are made when they are asked for.
+    direct: BTreeMap<SocketAddr, endpoints::Directs>,
 
     /// What the services have said of themselves.
     ports: BTreeMap<Name, service::Ports>,
     claims: BTreeMap<SocketAddr, BTreeSet<service::Claim>>,
     found: BTreeMap<Name, endpoints::Found>,
-    direct_claims: BTreeMap<SocketAddr, Vec<(PortKey, Arc<endpoints::Direct>)>>,
     /// The ports of each workload that services name.
-    uses: BTreeMap<String, Set<endpoints::Use>>,
+    uses: BTreeMap<String, Set<Arc<endpoints::Use>>>,
     routes: BTreeMap<Key, route::Resolved>,
     attached: BTreeMap<PortKey, route::Groups>,
     /// WorkloadPolicies of a namespace that are in force, what counts first before the rest.
@@ -198,17 +196,9 @@ impl Index {
         }
         if let Some(old) = &old {
             self.dirty_of(&key, old);
-            for link in links(&key, old) {
-                let of = self.referring.get_mut(&link);
-                if of.is_some_and(|of| of.remove(&key) && of.is_empty()) {
-                    self.referring.remove(&link);
-                }
-            }
         }
+        self.relink(&key, old.as_deref(), object.as_deref());
         if let Some(new) = object {
-            for link in links(&key, &new) {
-                self.referring.entry(link).or_default().insert(key.clone());
-            }
             self.dirty_of(&key, &new);
             self.objects.insert(key, new);
         }
@@ -218,6 +208,26 @@ impl Index {
                 .contains_key(&Link::PodOfUid(pod.uid.clone()))
         {
             self.leaving.remove(&pod.uid);
+        }
+    }
+
+    /// Most changes leave an object's links as they were.
+    fn relink(&mut self, key: &Key, old: Option<&Object>, new: Option<&Object>) {
+        let of = |object: Option<&Object>| -> BTreeSet<Link> {
+            let links = object.map(|object| links(key, object));
+            links.into_iter().flatten().collect()
+        };
+        let (old, new) = (of(old), of(new));
+        let shared = Arc::new(key.clone());
+        for link in old.difference(&new) {
+            let of = self.referring.get_mut(link);
+            if of.is_some_and(|of| of.remove(&shared) && of.is_empty()) {
+                self.referring.remove(link);
+            }
+        }
+        for link in new.difference(&old) {
+            let of = self.referring.entry(link.clone()).or_default();
+            of.insert(Arc::clone(&shared));
         }
     }
 
@@ -266,26 +276,25 @@ impl Index {
         if let Some(service) = self.services.get(name) {
             return Some(Cow::Borrowed(service));
         }
-        let opaque = self.direct_services.get(name)?;
-        Some(Cow::Owned(endpoints::direct_service(name, *opaque)))
+        self.direct(name).map(|of| Cow::Owned(of.service(name)))
     }
 
-    pub fn endpoints(&self, name: &str) -> Option<&wire::Endpoints> {
-        self.endpoints.get(name)
+    pub fn endpoints(&self, name: &str) -> Option<Cow<'_, wire::Endpoints>> {
+        if let Some(endpoints) = self.endpoints.get(name) {
+            return Some(Cow::Borrowed(endpoints));
+        }
+        self.direct(name).map(|of| Cow::Owned(of.endpoints(name)))
     }
 
-    pub fn workload(&self, uid: &str) -> Option<&wire::Workload> {
-        self.workloads.get(uid)
+    pub fn workload(&self, uid: &str) -> Option<wire::Workload> {
+        let (key, pod) = self.pod(uid).filter(|(_, pod)| pod.inbound.is_some())?;
+        Some(self.workload_of(key, pod))
     }
 
     /// Whether some service still has a workload that leaves, for want of any other.
     pub fn needs(&self, uid: &str) -> bool {
         let mut uses = self.uses.get(uid).into_iter().flat_map(Set::iter);
-        uses.any(|of| {
-            let endpoints = self.endpoints.get(&of.port.to_string());
-            let mut all = endpoints.into_iter().flat_map(|of| &of.endpoints);
-            all.any(|endpoint| endpoint.workload == uid)
-        })
+        uses.any(|of| self.lists(&of.port.to_string(), uid))
     }
 
     /// Names of the Endpoints that a workload is among, or would be.
@@ -298,12 +307,14 @@ impl Index {
     /// Those of them that it is among as it stands.
     pub fn listing(&self, uid: &str) -> BTreeSet<String> {
         let mut names = self.services_of(uid);
-        names.retain(|name| {
-            let endpoints = self.endpoints(name).into_iter();
-            let mut all = endpoints.flat_map(|of| &of.endpoints);
-            all.any(|endpoint| endpoint.workload == uid)
-        });
+        names.retain(|name| self.lists(name, uid));
         names
+    }
+
+    /// Whether a workload is among these Endpoints.
+    fn lists(&self, endpoints: &str, uid: &str) -> bool {
+        let listed = self.endpoints(endpoints);
+        listed.is_some_and(|of| of.endpoints.iter().any(|of| of.workload == uid))
     }
 
     pub fn is_leaving(&self, uid: &str) -> bool {
@@ -341,7 +352,7 @@ impl Index {
                 services,
             });
         }
-        let service = self.direct.get(name)?;
+        let service = self.dialled_direct(name)?;
         Some(wire::Destination {
             listener: Some(wire::Listener {
                 destination: name.to_owned(),
@@ -349,7 +360,7 @@ impl Index {
                 ..service::listener(name, name, "")
             }),
             routes: Vec::new(),
-            services: vec![service.clone()],
+            services: vec![service],
         })
     }
 

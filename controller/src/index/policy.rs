@@ -3,8 +3,10 @@
 //! Of policies that contradict each other the oldest counts, then the first by name.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 
+use prost::Message as _;
 use weft_config::compile::compile;
 use weft_config::status::{Condition, ObjectStatus};
 use weft_config::wire;
@@ -110,7 +112,11 @@ impl Index {
 
     pub(super) fn compute_workload(&mut self, uid: &str) -> Vec<ObjectStatus> {
         let pod = self.pod(uid).filter(|(_, pod)| pod.inbound.is_some());
-        let fresh = pod.map(|(key, pod)| self.workload_of(key, pod));
+        let fresh = pod.map(|(key, pod)| {
+            let mut hasher = DefaultHasher::new();
+            hasher.write(&self.workload_of(key, pod).encode_to_vec());
+            hasher.finish()
+        });
         if put(&mut self.workloads, uid.to_owned(), fresh) {
             self.touch(Type::Workload, uid);
         }
@@ -118,7 +124,7 @@ impl Index {
     }
 
     /// A workload as its own proxy has to know it.
-    fn workload_of(&self, key: &Key, pod: &Pod) -> wire::Workload {
+    pub(super) fn workload_of(&self, key: &Key, pod: &Pod) -> wire::Workload {
         use wire::listener_protocol::Value;
         let policy = self.merged(&key.namespace, pod);
         let inbound =
@@ -137,7 +143,7 @@ impl Index {
             if entry.0 == Value::Auto {
                 entry.0 = protocol;
             }
-            if !entry.1.contains(&of.port.name.as_str()) {
+            if !entry.1.contains(&&*of.port.name) {
                 entry.1.push(&of.port.name);
             }
         }
@@ -261,7 +267,10 @@ fn contradicted(object: &Object, older: &[Policy]) -> Option<(Key, String)> {
 pub fn selects(selector: Option<&Selector>, pod: &Pod) -> bool {
     selector.is_none_or(|selector| {
         let mut labels = selector.match_labels.iter();
-        labels.all(|(name, value)| pod.labels.get(name) == Some(value))
+        labels.all(|(name, value)| {
+            let mut own = pod.labels.iter();
+            own.any(|(of, own)| (of, own) == (name, value))
+        })
     })
 }
 

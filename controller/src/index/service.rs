@@ -11,7 +11,7 @@ use super::lookup::Link;
 use super::set::Set;
 use super::unit::Unit;
 use super::{Index, Name, PortKey, Type, condition, policy, put, said};
-use crate::api::{Service, ServicePort};
+use crate::api::{Key, Service, ServicePort};
 
 /// What a service has said of its ports.
 #[derive(Debug, Default, PartialEq)]
@@ -112,7 +112,7 @@ impl Index {
         if (old.exists, &old.numbers) != (fresh.exists, &fresh.numbers) {
             let keys = |link| {
                 let of = self.referring.get(&link).into_iter();
-                of.flat_map(Set::iter).cloned()
+                of.flat_map(Set::iter).map(|key| Key::clone(key))
             };
             let routes = keys(Link::Backend(name.clone())).map(Unit::Route);
             let policies = keys(Link::Authorized(name.clone())).map(Unit::Authorization);

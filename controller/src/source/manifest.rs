@@ -310,7 +310,15 @@ fn pod(pod: core::Pod) -> Option<Pod> {
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return None;
     }
-    let ips = status.pod_ips.unwrap_or_default();
+    let ips = status.pod_ips.into_iter().flatten().map(|ip| ip.ip);
+    // The first of them, where there is a list.
+    let mut addresses: Vec<IpAddr> = ips
+        .chain(status.pod_ip)
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.shrink_to_fit();
     let annotations = pod.metadata.annotations.unwrap_or_default();
     let inbound = annotations.get("weft.dev/inbound").cloned();
     // In the node's own network nothing is captured, whatever a template says.
@@ -321,13 +329,8 @@ fn pod(pod: core::Pod) -> Option<Pod> {
             None | Some("") => "default".to_owned(),
             Some(account) => account.to_owned(),
         },
-        labels: pod.metadata.labels.unwrap_or_default(),
-        addresses: ips
-            .iter()
-            .map(|ip| &ip.ip)
-            .chain(&status.pod_ip)
-            .filter_map(|ip| ip.parse().ok())
-            .collect(),
+        labels: pod.metadata.labels.into_iter().flatten().collect(),
+        addresses,
         inbound: inbound.filter(|at| at != "captured" || !captures_nothing),
         node: spec.node_name.unwrap_or_default(),
         is_leaving: pod.metadata.deletion_timestamp.is_some(),

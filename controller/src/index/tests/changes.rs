@@ -29,17 +29,22 @@ struct World {
 /// All that can be asked for, encoded; destinations for each namespace.
 fn resources(index: &Index) -> BTreeMap<(Type, String, &'static str), Vec<u8>> {
     let mut all = BTreeMap::new();
-    for name in index.services.keys().chain(index.direct_services.keys()) {
+    let dialled: Vec<String> = index.direct.keys().map(ToString::to_string).collect();
+    let direct = dialled.iter().map(|of| index.dialled_direct(of).unwrap());
+    let direct: Vec<String> = direct.collect();
+    for name in index.services.keys().chain(&direct) {
         let of = index.service(name).unwrap();
         all.insert((Type::Service, name.clone(), ""), of.encode_to_vec());
     }
-    for (name, of) in &index.endpoints {
+    for name in index.endpoints.keys().chain(&direct) {
+        let of = index.endpoints(name).unwrap();
         all.insert((Type::Endpoints, name.clone(), ""), of.encode_to_vec());
     }
-    for (name, of) in &index.workloads {
+    for name in index.workloads.keys() {
+        let of = index.workload(name).unwrap();
         all.insert((Type::Workload, name.clone(), ""), of.encode_to_vec());
     }
-    for name in index.destinations.keys().chain(index.direct.keys()) {
+    for name in index.destinations.keys().chain(&dialled) {
         for namespace in ["a", "b", "c"] {
             let of = index.destination(namespace, name).unwrap();
             let key = (Type::Destination, name.clone(), namespace);
@@ -141,7 +146,7 @@ impl World {
         Spec::Pod(Pod {
             uid: self.uid(),
             account: self.name(),
-            labels: BTreeMap::from([("app".to_owned(), self.name())]),
+            labels: [("app".to_owned(), self.name())].into(),
             addresses: (0..self.below(3)).map(|_| self.ip()).collect(),
             inbound: match self.below(3) {
                 0 => None,
