@@ -19,6 +19,8 @@ mod faults;
 mod outage;
 #[path = "kubernetes/pods.rs"]
 mod pods;
+#[path = "kubernetes/scale.rs"]
+mod scale;
 #[path = "kubernetes/source.rs"]
 mod source;
 #[path = "kubernetes/statuses.rs"]
