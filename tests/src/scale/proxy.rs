@@ -34,6 +34,7 @@ use super::objects::Workload;
 /// As the product has them.
 const REQUESTS_MAX: usize = 64;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+const LASTED: Duration = Duration::from_secs(10);
 const DOMAIN: &str = "cluster.local";
 
 /// What a proxy is started with.
@@ -108,7 +109,11 @@ impl Proxy {
         };
         backoff.reset();
         loop {
-            let Err(why) = self.serve(&credentials, &mut backoff).await;
+            let began = Instant::now();
+            let Err(why) = self.serve(&credentials).await;
+            if began.elapsed() > LASTED {
+                backoff.reset();
+            }
             self.ledger.disconnected(self.setting.number, &why);
             self.unacknowledged.clear();
             backoff.pause().await;
@@ -155,7 +160,6 @@ impl Proxy {
     async fn serve(
         &mut self,
         credentials: &Credentials,
-        backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, String> {
         let link = self.link(&credentials.trust, Some(credentials.svid.clone()));
         let link = link.await?;
@@ -167,7 +171,6 @@ impl Proxy {
         self.store.reconnected();
         self.subscribe(&requests, true)?;
         self.ledger.connected(self.setting.number);
-        backoff.reset();
         loop {
             let publish = self.rebuild_at;
             tokio::select! {
