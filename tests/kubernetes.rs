@@ -27,6 +27,8 @@ mod source;
 mod statuses;
 #[path = "kubernetes/storm.rs"]
 mod storm;
+#[path = "kubernetes/unwritten.rs"]
+mod unwritten;
 
 /// The label of a namespace whose pods get a sidecar.
 const INJECTED: (&str, &str) = ("weft.dev/inject", "enabled");

@@ -20,7 +20,22 @@ pub struct Status {
     /// Where objects come from an API server: how each kind is watched.
     pub watches: Vec<WatchStatus>,
     pub objects: Vec<ObjectStatus>,
+    /// Of the replica that writes statuses: those that it cannot write.
+    pub unwritten: Vec<Unwritten>,
     pub proxies: Vec<ProxyStatus>,
+}
+
+/// An object whose status cannot be written, or does not stay as it was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Unwritten {
+    /// Kind namespace/name.
+    pub object: String,
+    pub problem: String,
+    /// In a row.
+    pub tries: u32,
+    /// Seconds since the Unix epoch.
+    pub since: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

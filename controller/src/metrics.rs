@@ -147,6 +147,9 @@ pub struct Figures {
     pub watches: Vec<WatchStatus>,
     /// Whether this replica writes statuses.
     pub leads: bool,
+    /// Objects whose statuses it has yet to look at, and that it cannot write.
+    pub statuses_waiting: u64,
+    pub statuses_unwritten: u64,
 }
 
 impl Metrics {
@@ -235,7 +238,7 @@ type Unsigned = Gauge<u64, AtomicU64>;
 
 impl Figures {
     /// What has no labels: name, help, value.
-    fn plain(&self) -> [(&'static str, &'static str, u64); 11] {
+    fn plain(&self) -> [(&'static str, &'static str, u64); 13] {
         [
             (
                 "objects_faulty",
@@ -257,6 +260,16 @@ impl Figures {
                 "leader",
                 "Whether this replica is the one that writes statuses",
                 u64::from(self.leads),
+            ),
+            (
+                "statuses_waiting",
+                "Objects whose statuses are to be looked at, here",
+                self.statuses_waiting,
+            ),
+            (
+                "statuses_unwritten",
+                "Objects whose statuses cannot be written or do not stay, here",
+                self.statuses_unwritten,
             ),
             (
                 "proxies_behind",

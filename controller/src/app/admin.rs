@@ -17,6 +17,7 @@ use weft_config::status::WatchState;
 
 use crate::discovery::hub::Hub;
 use crate::metrics;
+use crate::status::Writer;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Open connections, and how long one may last.
@@ -27,6 +28,7 @@ const CONNECTION_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Pages {
     hub: OnceLock<Arc<Hub>>,
+    writer: OnceLock<Arc<Writer>>,
     is_ready: AtomicBool,
 }
 
@@ -34,6 +36,11 @@ impl Pages {
     /// There is something to tell.
     pub fn begun(&self, hub: &Arc<Hub>) {
         self.hub.get_or_init(|| Arc::clone(hub));
+    }
+
+    /// This replica may come to write statuses.
+    pub fn writes(&self, writer: &Arc<Writer>) {
+        self.writer.get_or_init(|| Arc::clone(writer));
     }
 
     /// Proxies are served.
@@ -91,9 +98,14 @@ fn page(pages: &Pages, path: &str, from: IpAddr) -> Response<Full<Bytes>> {
             StatusCode::FORBIDDEN,
             "/status is for loopback only: kubectl port-forward comes from there\n",
         ),
-        ("/status", Some(hub)) => status(hub),
+        ("/status", Some(hub)) => status(hub, pages.writer.get()),
         ("/metrics", Some(hub)) => {
-            let page = hub.metrics.page(&hub.figures());
+            let mut figures = hub.figures();
+            if let Some(writer) = pages.writer.get() {
+                figures.statuses_waiting = writer.waiting() as u64;
+                figures.statuses_unwritten = writer.troubles.all().len() as u64;
+            }
+            let page = hub.metrics.page(&figures);
             (StatusCode::OK, metrics::CONTENT_TYPE, page)
         }
         _ => text(
@@ -109,8 +121,10 @@ fn page(pages: &Pages, path: &str, from: IpAddr) -> Response<Full<Bytes>> {
     response
 }
 
-fn status(hub: &Hub) -> Page {
-    match serde_json::to_string_pretty(&hub.status()) {
+fn status(hub: &Hub, writer: Option<&Arc<Writer>>) -> Page {
+    let mut status = hub.status();
+    status.unwritten = writer.map_or_else(Vec::new, |writer| writer.troubles.all());
+    match serde_json::to_string_pretty(&status) {
         Ok(text) => (StatusCode::OK, "application/json", text + "\n"),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
     }

@@ -113,6 +113,9 @@ async fn live(
     let statuses = client
         .as_ref()
         .map(|client| statuses.get_or_init(|| Statuses::new(client, &args.cluster, &hub)));
+    if let Some(statuses) = statuses {
+        pages.writes(statuses.writer());
+    }
     let teller = statuses.map(Statuses::teller);
     while !take(&mut source, &hub, teller.as_ref()).await {}
     let listener = TcpListener::bind(args.listen())
@@ -131,7 +134,7 @@ async fn live(
     tokio::select! {
         ended = serve::run(listener, Arc::clone(&hub), Arc::clone(&tls)) => ended?,
         () = follow(source, Arc::clone(&hub), teller) => {}
-        () = write(statuses) => {}
+        () = write(statuses, &hub) => {}
         () = renew(Arc::clone(&hub), place, tls, injection.as_ref()) => {}
         () = inject(args, injection.as_ref().zip(client), &hub.ca) => {}
     }
@@ -201,9 +204,9 @@ async fn follow(mut source: Source, hub: Arc<Hub>, mut teller: Option<Teller>) {
     }
 }
 
-async fn write(statuses: Option<&Statuses>) {
+async fn write(statuses: Option<&Statuses>, hub: &Hub) {
     match statuses {
-        Some(statuses) => statuses.run().await,
+        Some(statuses) => statuses.run(hub).await,
         None => std::future::pending().await,
     }
 }

@@ -1,5 +1,6 @@
 //! Who writes statuses, and of what: joins the hub, the Lease and the writer.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,7 +12,7 @@ use crate::api::{Key, mesh};
 use crate::discovery::hub::Hub;
 use crate::lease::Candidate;
 use crate::source::Update;
-use crate::status::{Desired, Writer};
+use crate::status::{Desired, Sayings, Writer};
 
 #[derive(Debug)]
 pub struct Statuses {
@@ -48,8 +49,16 @@ impl Statuses {
         }
     }
 
+    pub fn writer(&self) -> &Arc<Writer> {
+        &self.writer
+    }
+
     /// Takes part in the election, and writes while it is won.
-    pub async fn run(&self) {
+    pub async fn run(&self, hub: &Hub) {
+        let sayings = Said {
+            hub,
+            mesh: &self.mesh,
+        };
         let mut leads = self.candidate.leads();
         let write = async {
             loop {
@@ -57,7 +66,7 @@ impl Statuses {
                     return;
                 }
                 tokio::select! {
-                    () = self.writer.run() => {}
+                    () = self.writer.run(&sayings) => {}
                     _ = leads.wait_for(|leads| !leads) => {}
                 }
             }
@@ -84,9 +93,11 @@ impl Teller {
         hub.leads.store(leads, Ordering::Relaxed);
         self.writer.stop();
         if leads {
-            let mut keys = hub.with_status();
-            keys.insert(self.mesh.clone());
-            keys.into_iter().for_each(|key| self.tell(hub, key));
+            let said = Said {
+                hub,
+                mesh: &self.mesh,
+            };
+            said.all().into_iter().for_each(|key| self.writer.tell(key));
         }
     }
 
@@ -95,18 +106,33 @@ impl Teller {
         let served = self.writer.served(&update.watches);
         hub.watched(update.watches);
         hub.marked(update.marks);
+        self.writer.saw(&update.seen);
         let mut keys = hub.update(update.changes, update.errors);
         if *self.leads.borrow() {
-            keys.extend(update.seen);
+            keys.extend(update.seen.into_keys());
             if served.iter().any(|kind| kind == self.mesh.kind) {
                 keys.insert(self.mesh.clone());
             }
-            keys.into_iter().for_each(|key| self.tell(hub, key));
+            keys.into_iter().for_each(|key| self.writer.tell(key));
         }
     }
+}
 
-    fn tell(&self, hub: &Hub, key: Key) {
-        let (verdict, error) = hub.verdict(&key);
-        self.writer.tell(key, Desired { verdict, error });
+/// What the hub has to say.
+struct Said<'a> {
+    hub: &'a Hub,
+    mesh: &'a Key,
+}
+
+impl Sayings for Said<'_> {
+    fn said(&self, key: &Key) -> Desired {
+        let (verdict, error) = self.hub.verdict(key);
+        Desired { verdict, error }
+    }
+
+    fn all(&self) -> BTreeSet<Key> {
+        let mut keys = self.hub.with_status();
+        keys.insert(self.mesh.clone());
+        keys
     }
 }

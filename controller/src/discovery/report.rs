@@ -26,6 +26,7 @@ impl Hub {
                 .collect(),
             watches: state.watches.clone(),
             objects: state.index.statuses(),
+            unwritten: Vec::new(),
             proxies: state
                 .proxies
                 .values()

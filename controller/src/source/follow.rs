@@ -129,7 +129,6 @@ impl Follower {
         Update {
             changes: found.changes,
             errors,
-            seen: BTreeSet::new(),
             is_complete: true,
             ..Update::default()
         }

@@ -7,8 +7,9 @@ pub mod kubernetes;
 pub mod manifest;
 mod watch;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use weft_config::status::{SourceError, WatchStatus};
@@ -38,8 +39,9 @@ pub struct Update {
     pub watches: Vec<WatchStatus>,
     /// How far each kind has been read, where changes are numbered.
     pub marks: Marks,
-    /// Objects with a status that somebody has changed, us too.
-    pub seen: BTreeSet<Key>,
+    /// Objects with a status that somebody has changed, us too: what the status is made from,
+    /// as JSON. `None`: it has gone.
+    pub seen: BTreeMap<Key, Option<Arc<str>>>,
     /// All that there is has been read once.
     pub is_complete: bool,
 }

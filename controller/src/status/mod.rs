@@ -1,13 +1,18 @@
 //! Writes what has become of routes and of Weft's own objects into their statuses.
 //!
-//! `patch` (pure) says what is to be written, `queue` (pure) for which object next. The
-//! writer reads the object and writes with the version that it has read: when somebody
-//! comes in between, it reads again.
+//! `patch` (pure) says what is to be written, `queue` (pure) for which object next,
+//! `trouble` what goes wrong. The writer takes the object as the watch has seen it last, so
+//! that what is right costs no request, and writes with that version: when somebody comes
+//! in between, it reads the object.
 
 mod patch;
 mod queue;
+mod trouble;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -15,8 +20,9 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
 use kube::{Client, Error};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use weft_config::status::WatchStatus;
 
@@ -26,13 +32,12 @@ use crate::metrics::Counters;
 pub use patch::Desired;
 pub use queue::Outcome;
 use queue::{Queue, Turn};
+use trouble::Troubles;
 
 /// At most 50 a second: what thousands of routes have to be told must not starve the
 /// API server.
 const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// What fails again and again is logged this often.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
 const MANAGER: &str = "weft-controller";
 
 pub struct Writer {
@@ -43,9 +48,20 @@ pub struct Writer {
     queue: Mutex<Queue>,
     /// In which version each kind is served.
     versions: Mutex<BTreeMap<String, String>>,
+    /// Objects as they were seen last: what a status is made from, as JSON.
+    seen: Mutex<BTreeMap<Key, Arc<str>>>,
     more: Notify,
-    told: Mutex<Option<Instant>>,
+    /// There was no room for some.
+    has_dropped: AtomicBool,
+    pub troubles: Troubles,
     results: Counters,
+}
+
+/// Who knows what is to be said.
+pub trait Sayings {
+    fn said(&self, key: &Key) -> Desired;
+    /// All objects of which something is to be said.
+    fn all(&self) -> BTreeSet<Key>;
 }
 
 impl std::fmt::Debug for Writer {
@@ -65,8 +81,10 @@ impl Writer {
             begun: Instant::now(),
             queue: Mutex::default(),
             versions: Mutex::default(),
+            seen: Mutex::default(),
             more: Notify::new(),
-            told: Mutex::default(),
+            has_dropped: AtomicBool::new(false),
+            troubles: Troubles::default(),
             results,
         }
     }
@@ -84,82 +102,160 @@ impl Writer {
         changed
     }
 
-    /// Takes up what is to be said of an object.
-    pub fn tell(&self, key: Key, desired: Desired) {
-        let now = self.begun.elapsed();
-        match self.queue.lock().put(key, desired, now) {
+    /// Takes up objects as they have been seen; `None`: it has gone.
+    pub fn saw(&self, seen: &BTreeMap<Key, Option<Arc<str>>>) {
+        let mut objects = self.seen.lock();
+        for (key, object) in seen {
+            match object {
+                Some(object) => drop(objects.insert(key.clone(), Arc::clone(object))),
+                None => {
+                    objects.remove(key);
+                    self.troubles.forget(key);
+                }
+            }
+        }
+    }
+
+    /// Something else may have to be said of an object.
+    pub fn tell(&self, key: Key) {
+        match self.queue.lock().put(key, self.begun.elapsed()) {
             true => self.more.notify_one(),
-            false => self.results.count("dropped"),
+            false => {
+                self.results.count("dropped");
+                self.has_dropped.store(true, Ordering::Relaxed);
+            }
         }
     }
 
     /// Another writes from now on.
     pub fn stop(&self) {
         self.queue.lock().clear();
+        self.troubles.clear();
+    }
+
+    /// How many wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().len()
     }
 
     /// Writes for as long as it is polled.
-    pub async fn run(&self) {
+    pub async fn run(self: &Arc<Self>, sayings: &impl Sayings) {
+        // Ends with us: who leads no more writes no more.
+        let mut writes = JoinSet::new();
+        let mut next = Instant::now();
         loop {
             let taken = self.queue.lock().take(self.begun.elapsed());
-            match taken {
+            let wait = match taken {
                 Ok(turn) => {
-                    let outcome = self.write(&turn).await;
-                    self.results.count(outcome.result());
-                    let now = self.begun.elapsed();
-                    self.queue.lock().done(turn, outcome, now);
-                    tokio::time::sleep(WRITE_INTERVAL).await;
+                    let (desired, seen) = (sayings.said(&turn.key), self.as_seen(&turn));
+                    if self.is_right(&turn, &desired, seen.as_ref()) {
+                        self.done(turn, (Outcome::Right, String::new()));
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    writes.spawn(Arc::clone(self).write(turn, desired, seen));
+                    next = next.max(Instant::now()) + WRITE_INTERVAL;
+                    Some(next)
                 }
-                Err(Some(due)) => {
-                    let due = tokio::time::sleep_until(self.begun + due);
-                    tokio::select! {
-                        () = due => {}
-                        () = self.more.notified() => {}
+                Err(Some(due)) => Some(self.begun + due),
+                Err(None) if self.has_dropped.swap(false, Ordering::Relaxed) => {
+                    sayings.all().into_iter().for_each(|key| self.tell(key));
+                    continue;
+                }
+                Err(None) => None,
+            };
+            let is_paced = wait == Some(next);
+            tokio::select! {
+                () = until(wait) => {}
+                Some(ended) = writes.join_next(), if !is_paced => {
+                    if let Ok((turn, outcome)) = ended {
+                        self.done(turn, outcome);
                     }
                 }
-                Err(None) => self.more.notified().await,
+                () = self.more.notified(), if !is_paced => {}
+            }
+            while let Some(Ok((turn, outcome))) = writes.try_join_next() {
+                self.done(turn, outcome);
             }
         }
     }
 
-    async fn write(&self, turn: &Turn) -> Outcome {
-        let written = tokio::time::timeout(ANSWER_MAX, self.try_write(turn)).await;
-        let why = match written {
-            Ok(Ok(outcome)) => return outcome,
-            Ok(Err(Error::Api(status))) if status.code == 409 => return Outcome::Conflict,
-            Ok(Err(Error::Api(status))) if status.code == 404 => return Outcome::Right,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {ANSWER_MAX:?}"),
-        };
-        let mut told = self.told.lock();
-        if told.is_none_or(|told| told.elapsed() >= LOG_INTERVAL) {
-            *told = Some(Instant::now());
-            tracing::warn!(object = %turn.key, why, "a status cannot be written; trying again");
-        }
-        Outcome::Failed
+    fn done(&self, turn: Turn, (outcome, why): (Outcome, String)) {
+        self.results.count(outcome.result());
+        let (key, tries) = (turn.key.clone(), turn.tries);
+        let fights = self.queue.lock().done(turn, outcome, self.begun.elapsed());
+        self.troubles.take(&key, outcome, tries, fights, why);
     }
 
-    async fn try_write(&self, turn: &Turn) -> Result<Outcome, Error> {
-        let Some((api, resource)) = self.api(&turn.key) else {
+    /// The object as it was seen last: good enough to begin with, since a newer one makes
+    /// the write fail.
+    fn as_seen(&self, turn: &Turn) -> Option<Value> {
+        let seen = (turn.tries == 0).then(|| self.seen.lock().get(&turn.key).cloned())??;
+        serde_json::from_str(&seen).ok()
+    }
+
+    /// Whether that is known without a request.
+    fn is_right(&self, turn: &Turn, desired: &Desired, seen: Option<&Value>) -> bool {
+        match seen {
+            Some(object) => patch::status(object, desired, &now()).is_none(),
+            // It has gone; but the mesh's own object has yet to come.
+            None => turn.tries == 0 && turn.key != mesh::key(&self.mesh),
+        }
+    }
+
+    /// What became of it, and why.
+    async fn write(
+        self: Arc<Self>,
+        turn: Turn,
+        desired: Desired,
+        seen: Option<Value>,
+    ) -> (Turn, (Outcome, String)) {
+        let writing = self.try_write(&turn.key, &desired, seen);
+        let outcome = match tokio::time::timeout(ANSWER_MAX, writing).await {
+            Ok(Ok(outcome)) => (outcome, String::new()),
+            Ok(Err(Error::Api(status))) if status.code == 409 => {
+                (Outcome::Conflict, status.message)
+            }
+            Ok(Err(Error::Api(status))) if status.code == 404 => (Outcome::Right, String::new()),
+            Ok(Err(error)) => (Outcome::Failed, error.to_string()),
+            Err(_) => (Outcome::Failed, format!("no answer within {ANSWER_MAX:?}")),
+        };
+        (turn, outcome)
+    }
+
+    async fn try_write(
+        &self,
+        key: &Key,
+        desired: &Desired,
+        seen: Option<Value>,
+    ) -> Result<Outcome, Error> {
+        let Some((api, resource)) = self.api(key) else {
             return Ok(Outcome::Right);
         };
-        let Some(object) = api.get_opt(&turn.key.name).await? else {
-            return self.create(&turn.key, &api, &resource).await;
+        let object = match seen {
+            Some(seen) => seen,
+            None => {
+                let Some(object) = api.get_opt(&key.name).await? else {
+                    return self.create(key, &api, &resource).await;
+                };
+                serde_json::to_value(object).map_err(Error::SerdeError)?
+            }
         };
-        let version = object.metadata.resource_version.clone();
-        let object = serde_json::to_value(object).map_err(Error::SerdeError)?;
-        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let Some(status) = patch::status(&object, &turn.desired, &now) else {
+        let Some(status) = patch::status(&object, desired, &now()) else {
             return Ok(Outcome::Right);
         };
+        let version = &object["metadata"]["resourceVersion"];
         let patch = json!({"metadata": {"resourceVersion": version}, "status": status});
         let params = PatchParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        api.patch_status(&turn.key.name, &params, &Patch::Merge(patch))
+        api.patch_status(&key.name, &params, &Patch::Merge(patch))
             .await?;
-        Ok(Outcome::Written)
+        let mut hasher = DefaultHasher::new();
+        // Not the times that are in it.
+        format!("{desired:?}").hash(&mut hasher);
+        Ok(Outcome::Written(hasher.finish()))
     }
 
     /// The mesh's own object is made where it is missing, as GEP-3949 has it: with nothing
@@ -177,7 +273,7 @@ impl Writer {
         object.data = json!({"spec": {"controllerName": CONTROLLER}});
         api.create(&PostParams::default(), &object).await?;
         tracing::info!(name = key.name, "made the {}", mesh::KIND);
-        Ok(Outcome::Written)
+        Ok(Outcome::Written(0))
     }
 
     /// `None`: the kind is not served.
@@ -191,5 +287,17 @@ impl Writer {
             namespace => Api::namespaced_with(client, namespace, &resource),
         };
         Some((api, resource))
+    }
+}
+
+/// As statuses have it.
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }

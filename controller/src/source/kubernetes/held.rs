@@ -16,6 +16,15 @@ use crate::api::mark::{Mark, Marks};
 use crate::api::{Key, Object};
 use crate::index::Change;
 
+/// What there is to know of an object.
+#[derive(Debug)]
+pub struct Read {
+    /// `None`: it is not ours to care for.
+    pub object: Result<Option<Object>, SourceError>,
+    /// Where it has a status: what that is made from, as JSON.
+    pub for_status: Option<Arc<str>>,
+}
+
 /// What a watch has to say.
 #[derive(Debug)]
 pub enum News {
@@ -23,8 +32,8 @@ pub enum News {
     Absent,
     /// A list begins, of this version.
     Begun(&'static str),
-    /// An object is there, of this version. `None`: it is not ours to care for.
-    Object(Key, u64, Box<Result<Option<Object>, SourceError>>),
+    /// An object is there, of this version.
+    Object(Key, u64, Box<Read>),
     /// It is gone, by a change of this version.
     Gone(Key, u64),
     /// The list is complete, as of this version; what follows are changes.
@@ -58,7 +67,7 @@ pub struct Held {
     watches: Vec<WatchStatus>,
     changes: Vec<Change>,
     /// Objects with a status that came since it was asked.
-    seen: BTreeSet<Key>,
+    seen: BTreeMap<Key, Option<Arc<str>>>,
 }
 
 impl Held {
@@ -72,7 +81,7 @@ impl Held {
             kinds: WATCHED.iter().map(|_| Kind::default()).collect(),
             watches: WATCHED.iter().map(status).collect(),
             changes: Vec::new(),
-            seen: BTreeSet::new(),
+            seen: BTreeMap::new(),
         }
     }
 
@@ -83,6 +92,7 @@ impl Held {
         let (Some(kind), Some(watch)) = pair else {
             return;
         };
+        let has_status = WATCHED.get(number).is_some_and(|of| of.has_status);
         let changes = &mut self.changes;
         match news {
             News::Absent => {
@@ -92,7 +102,9 @@ impl Held {
                 kind.absences += 1;
                 kind.mark.listed(0);
                 if kind.absences >= ABSENCES_MIN {
-                    kind.retain(&BTreeSet::new(), changes);
+                    let gone = kind.retain(&BTreeSet::new(), changes).into_iter();
+                    let gone = gone.filter(|_| has_status);
+                    self.seen.extend(gone.map(|key| (key, None)));
                 }
             }
             News::Begun(version) => {
@@ -105,16 +117,19 @@ impl Held {
                     set_state(watch, WatchState::Listing, "", now);
                 }
             }
-            News::Object(key, version, said) => {
+            News::Object(key, version, read) => {
                 kind.mark.changed(version, kind.listing.is_some());
-                if WATCHED.get(number).is_some_and(|of| of.has_status) {
-                    self.seen.insert(key.clone());
+                if let Some(status) = read.for_status {
+                    self.seen.insert(key.clone(), Some(status));
                 }
-                kind.object(key, *said, changes);
+                kind.object(key, read.object, changes);
             }
             News::Gone(key, version) => {
                 kind.mark.changed(version, kind.listing.is_some());
                 kind.gone(&key, changes);
+                if has_status {
+                    self.seen.insert(key, None);
+                }
             }
             News::Progress(version) => kind.mark.changed(version, kind.listing.is_some()),
             News::Listed(version) => {
@@ -122,7 +137,9 @@ impl Held {
                 set_state(watch, WatchState::Watching, "", now);
                 kind.is_known = true;
                 if let Some(listed) = kind.listing.take() {
-                    kind.retain(&listed, changes);
+                    let gone = kind.retain(&listed, changes).into_iter();
+                    let gone = gone.filter(|_| has_status);
+                    self.seen.extend(gone.map(|key| (key, None)));
                 }
             }
             News::Broken(why) => {
@@ -147,7 +164,7 @@ impl Held {
         }
     }
 
-    pub fn seen(&mut self) -> BTreeSet<Key> {
+    pub fn seen(&mut self) -> BTreeMap<Key, Option<Arc<str>>> {
         std::mem::take(&mut self.seen)
     }
 
@@ -206,12 +223,14 @@ impl Kind {
         }
     }
 
-    fn retain(&mut self, listed: &BTreeSet<Key>, changes: &mut Vec<Change>) {
+    /// Those that are not among these are gone.
+    fn retain(&mut self, listed: &BTreeSet<Key>, changes: &mut Vec<Change>) -> BTreeSet<Key> {
         let known = self.keys.iter().chain(self.errors.keys());
         let gone: BTreeSet<Key> = known
             .filter(|key| !listed.contains(*key))
             .cloned()
             .collect();
         gone.iter().for_each(|key| self.gone(key, changes));
+        gone
     }
 }

@@ -16,6 +16,7 @@
 //! may be older than what we had.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::Api;
@@ -28,7 +29,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt as _;
 
-use super::held::News;
+use super::held::{News, Read};
 use super::seen::Seen;
 use crate::api::Key;
 use crate::api::kinds::{WATCHED, Watched};
@@ -356,7 +357,11 @@ impl Watch {
             map.insert("apiVersion".to_owned(), json!(api_version));
             map.insert("kind".to_owned(), json!(self.of.kind));
         }
-        News::Object(key, at, Box::new(manifest::one(FILE, value)))
+        let read = Read {
+            for_status: self.of.has_status.then(|| for_status(&value)),
+            object: manifest::one(FILE, value),
+        };
+        News::Object(key, at, Box::new(read))
     }
 }
 
@@ -375,6 +380,25 @@ async fn until(moment: Option<Instant>) {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
+}
+
+/// What `status::patch` reads of an object, which is little of a large one.
+fn for_status(value: &Value) -> Arc<str> {
+    let metadata = ["namespace", "name", "generation", "resourceVersion"];
+    let part = |within: &str, names: &[&str]| -> Value {
+        let of = value.get(within).and_then(Value::as_object);
+        let kept = of.into_iter().flatten();
+        let kept = kept.filter(|(name, _)| names.contains(&name.as_str()));
+        kept.map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    };
+    let kept = json!({
+        "kind": value["kind"],
+        "metadata": part("metadata", &metadata),
+        "spec": part("spec", &["parentRefs", "targetRefs"]),
+        "status": value["status"],
+    });
+    kept.to_string().into()
 }
 
 /// Drops what is large and read by nobody.
