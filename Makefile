@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster figures-cluster conformance images test chaos cluster-up cluster-down scale bench fuzz lint fmt reference manifests deny advisories install-tools
+.PHONY: help demo demo-cluster figures-cluster faults-cluster conformance images test chaos cluster-up cluster-down scale bench fuzz lint fmt reference manifests deny advisories install-tools
 
 # The tools that scripts/setup installs, and the servers that Debian keeps in sbin.
 export PATH := $(CURDIR)/target/venv/bin:$(PATH):/usr/sbin:/sbin
@@ -34,6 +34,10 @@ figures-cluster: ## How long a change takes to 50 sidecars in a real Kubernetes,
 conformance: ## Gateway API's conformance suite against Weft in a real Kubernetes; the report goes to docs/conformance/ (root)
 	@scripts/setup test
 	tests/cluster/cluster run cargo run $(LOCKED) -p weft-tests --bin conformance
+
+faults-cluster: ## Controllers and the API server of a real Kubernetes killed under load: what is lost, how long it takes to heal (root)
+	@scripts/setup test
+	tests/cluster/cluster run cargo run $(LOCKED) -p weft-tests --bin faults-cluster
 
 images: ## Container images of proxy and controller: target/images/*.tar (PREFIX=, TAG=, PROFILE=quick, BUILDER=docker|buildah)
 	@scripts/setup images

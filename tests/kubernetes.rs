@@ -15,12 +15,16 @@ mod controller;
 mod definitions;
 #[path = "kubernetes/faults.rs"]
 mod faults;
+#[path = "kubernetes/lag.rs"]
+mod lag;
 #[path = "kubernetes/outage.rs"]
 mod outage;
 #[path = "kubernetes/pods.rs"]
 mod pods;
 #[path = "kubernetes/scale.rs"]
 mod scale;
+#[path = "kubernetes/replicas.rs"]
+mod replicas;
 #[path = "kubernetes/source.rs"]
 mod source;
 #[path = "kubernetes/statuses.rs"]

@@ -39,9 +39,25 @@ impl Controller {
 
     /// The same of a mesh of this name.
     pub fn start_as(kubeconfig: &Path, namespace: &str, name: &str, mesh: &str) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let authority = folder.path().join("ca");
+        Self::begin(kubeconfig, (namespace, name, mesh), folder, &authority)
+    }
+
+    /// The same with the authority in a folder that others share.
+    pub fn start_sharing(kubeconfig: &Path, namespace: &str, name: &str, authority: &Path) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        Self::begin(kubeconfig, (namespace, name, "weft"), folder, authority)
+    }
+
+    fn begin(
+        kubeconfig: &Path,
+        (namespace, name, mesh): (&str, &str, &str),
+        folder: TempDir,
+        authority: &Path,
+    ) -> Self {
         static BUILT: OnceLock<std::path::PathBuf> = OnceLock::new();
         let binary = BUILT.get_or_init(|| built("weft-controller", "weft-controller"));
-        let folder = TempDir::new().expect("a folder");
         let admin = weft_tests::port::free_address();
         let mut command = Command::new(binary);
         command
@@ -50,7 +66,7 @@ impl Controller {
             .args(["--mesh-name", mesh])
             .args(["--listen", "127.0.0.1:0", "--admin", &admin.to_string()])
             .arg("--ca-dir")
-            .arg(folder.path().join("ca"))
+            .arg(authority)
             .arg("--ready-file")
             .arg(folder.path().join("ready.json"));
         let program = Program::start(name, &mut command, folder.path());

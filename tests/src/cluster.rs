@@ -185,11 +185,23 @@ impl Cluster {
     /// Kills a container's first process on the node; whether there was one.
     #[must_use]
     pub fn kill(&self, container: &str) -> bool {
+        self.signal(container, "SIGKILL")
+    }
+
+    /// Where its state is kept.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Sends a container's first process on the node a signal; whether there was one.
+    #[must_use]
+    pub fn signal(&self, container: &str, signal: &str) -> bool {
         let mut command = Command::new("ctr");
         command
             .arg("-a")
             .arg(self.state.join("containerd.sock"))
-            .args(["-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", container]);
+            .args(["-n", "k8s.io", "tasks", "kill", "-s", signal, container]);
         output(command).status.success()
     }
 

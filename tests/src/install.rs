@@ -11,7 +11,7 @@ use crate::root;
 /// Where it is installed.
 pub const NAMESPACE: &str = "weft-system";
 const RELEASE: &str = "weft";
-const SELECTOR: &str = "app.kubernetes.io/component=controller";
+pub const SELECTOR: &str = "app.kubernetes.io/component=controller";
 /// The chart's default.
 const REPLICAS: u32 = 2;
 const MIB: f64 = 1024.0 * 1024.0;
@@ -125,7 +125,8 @@ impl Drop for Away {
     }
 }
 
-fn scale(cluster: &Cluster, replicas: u32) {
+/// Has so many controllers run.
+pub fn scale(cluster: &Cluster, replicas: u32) {
     let replicas = replicas.to_string();
     let arguments = [
         "-n",

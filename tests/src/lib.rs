@@ -35,6 +35,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod replicas;
 pub mod root_change;
 pub mod scale;
 pub mod storm;

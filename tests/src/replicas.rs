@@ -1,0 +1,412 @@
+//! What a mesh on a real node does when its controllers, or the API server, are killed under load:
+//! requests lost, and how long each part took to heal.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::cluster::{Cluster, Namespace};
+use crate::install::{self, NAMESPACE};
+use crate::metrics::Metrics;
+use crate::raw::Raw;
+use crate::storm::{self, Lane, OnTerm};
+use crate::{eventually_within, root};
+
+/// The customer is ended when a fault has healed; this only bounds it.
+const SECONDS_MAX: u32 = 1800;
+/// How long anything may take to heal: pods start, and a ReplicaSet whose pods were refused tries again
+/// ever more rarely.
+const PATIENCE: Duration = Duration::from_secs(180);
+const ADMIN_PORT: u16 = 14_021;
+const HEAD: [&str; 2] = [
+    "| fault | lost | sent | p99 ms | healed |",
+    "| --- | ---: | ---: | ---: | --- |",
+];
+
+/// How much of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// How long no controller runs.
+    pub away: Duration,
+    /// How long no API server runs.
+    pub down: Duration,
+    /// Until proxies are back at the replica that they were driven from, too.
+    pub returns: bool,
+}
+
+/// What became of one fault.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub fault: &'static str,
+    pub lanes: Vec<Lane>,
+    /// What healed, after how long.
+    pub healed: Vec<(String, Duration)>,
+}
+
+/// The table that is printed.
+#[must_use]
+pub fn table(rows: &[Row]) -> String {
+    let mut text = HEAD.join("\n") + "\n";
+    for Row {
+        fault,
+        lanes,
+        healed,
+    } in rows
+    {
+        let (lost, sent) = (
+            lanes.iter().map(|lane| lane.lost).sum::<u64>(),
+            lanes.iter().map(|lane| lane.sent).sum::<u64>(),
+        );
+        let p99 = lanes.iter().map(|lane| lane.p99).fold(0.0, f64::max);
+        let healed: Vec<String> = healed
+            .iter()
+            .map(|(what, after)| format!("{what} {:.1} s", after.as_secs_f64()))
+            .collect();
+        let healed = healed.join(", ");
+        let _ = writeln!(text, "| {fault} | {lost} | {sent} | {p99:.1} | {healed} |");
+    }
+    text
+}
+
+/// The losses of all faults, in words.
+#[must_use]
+pub fn losses(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let of = storm::losses(&row.lanes);
+        if !of.is_empty() {
+            let _ = writeln!(text, "{}: {of}", row.fault);
+        }
+    }
+    text
+}
+
+/// A controller's pod.
+#[derive(Clone, Debug)]
+struct Replica {
+    name: String,
+    admin: SocketAddr,
+    container: String,
+}
+
+/// What the replicas that answer say together.
+#[derive(Clone, Debug, Default)]
+struct Standing {
+    answering: usize,
+    /// Of each replica.
+    proxies: Vec<u64>,
+    behind: u64,
+    leaders: Vec<String>,
+    /// Kinds that are watched no more.
+    broken: u64,
+    /// Of each replica.
+    routes: Vec<u64>,
+}
+
+impl Standing {
+    fn total(&self) -> u64 {
+        self.proxies.iter().sum()
+    }
+
+    /// So many proxies are connected, and have all there is.
+    fn is_settled(&self, proxies: u64) -> bool {
+        self.total() >= proxies && self.behind == 0
+    }
+}
+
+struct Store<'a> {
+    cluster: &'a Cluster,
+    space: Namespace,
+    replicas: Vec<Replica>,
+    count: u32,
+}
+
+/// Does all faults, one after the other, each under the load of a customer of its own.
+///
+/// # Panics
+/// If something never heals.
+#[must_use]
+pub fn run(cluster: &Cluster, extent: Extent) -> Vec<Row> {
+    let space = cluster.namespace("replicas", &[("weft.dev/inject", "enabled")]);
+    space.apply(&storm::manifests(OnTerm::Exits));
+    space.rolled_out("web");
+    space.rolled_out("chat");
+    let mut store = Store {
+        cluster,
+        replicas: replicas(cluster),
+        space,
+        count: 0,
+    };
+    let mut rows = vec![
+        store.under_load("leader, kill -9", |store| store.leader()),
+        store.under_load("each in turn, kill -9", |store| store.each(extent.returns)),
+    ];
+    let row = store.under_load("API server, kill -9", |store| store.api_server(extent.down));
+    rows.push(row);
+    rows.push(store.under_load("all, kill -9 and away", |store| store.all(extent.away)));
+    rows
+}
+
+/// The controllers' pods that are ready.
+fn replicas(cluster: &Cluster) -> Vec<Replica> {
+    let pods = cluster.get(&["-n", NAMESPACE, "pods", "-l", install::SELECTOR]);
+    let replica = |pod: &Value| {
+        let status = &pod["status"]["containerStatuses"][0];
+        let is_ready = status["ready"].as_bool()? && pod["metadata"]["deletionTimestamp"].is_null();
+        let ip: std::net::IpAddr = pod["status"]["podIP"].as_str()?.parse().ok()?;
+        is_ready.then_some(Replica {
+            name: pod["metadata"]["name"].as_str()?.to_owned(),
+            admin: SocketAddr::new(ip, ADMIN_PORT),
+            container: container_of(status)?,
+        })
+    };
+    let pods = pods["items"].as_array().into_iter().flatten();
+    pods.filter_map(replica).collect()
+}
+
+fn container_of(status: &Value) -> Option<String> {
+    let id = status["containerID"].as_str()?;
+    id.strip_prefix("containerd://").map(str::to_owned)
+}
+
+fn metrics(of: &Replica) -> Option<Metrics> {
+    let answer = Raw::try_connect(of.admin)?.try_get("/metrics")?;
+    (answer.status == 200).then(|| Metrics::parse(&answer.text()))
+}
+
+fn standing(replicas: &[Replica]) -> Standing {
+    let mut all = Standing::default();
+    for replica in replicas {
+        let Some(metrics) = metrics(replica) else {
+            continue;
+        };
+        let number = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels) as u64;
+        all.answering += 1;
+        all.proxies.push(number("weft_controller_proxies", &[]));
+        all.behind += number("weft_controller_proxies_behind", &[]);
+        if number("weft_controller_leader", &[]) == 1 {
+            all.leaders.push(replica.name.clone());
+        }
+        all.broken += number("weft_controller_watch_installed", &[])
+            - number("weft_controller_watch_up", &[]);
+        let routes = [("kind", "HTTPRoute")];
+        all.routes.push(number("weft_controller_objects", &routes));
+    }
+    all
+}
+
+impl Store<'_> {
+    /// Does a fault while a customer sends; what was lost of it.
+    fn under_load(
+        &mut self,
+        fault: &'static str,
+        does: impl FnOnce(&mut Self) -> Vec<(String, Duration)>,
+    ) -> Row {
+        self.space.apply(&storm::customer(SECONDS_MAX));
+        let ready = ["wait", "--for=condition=Ready", "pod", "-l", "app=customer"];
+        self.space
+            .kubectl(&[&ready[..], &["--timeout=60s"]].concat());
+        self.until("the customer sends", |store| {
+            let log = store
+                .space
+                .kubectl(&["logs", "job/customer", "-c", "customer"]);
+            log.contains("lost/sent").then_some(())
+        });
+        self.until("everybody connected", |store| {
+            let standing = standing(&store.replicas);
+            (standing.is_settled(1) && standing.leaders.len() == 1).then_some(())
+        });
+        let healed = does(self);
+        let customer = self.customer();
+        assert!(self.cluster.signal(&customer, "SIGTERM"), "no {customer}");
+        let lanes = storm::lanes(&self.space);
+        self.space.kubectl(&["delete", "job", "customer"]);
+        let row = Row {
+            fault,
+            lanes,
+            healed,
+        };
+        print!("{}", table(std::slice::from_ref(&row)));
+        row
+    }
+
+    /// The container of the customer.
+    fn customer(&self) -> String {
+        let pods = self
+            .cluster
+            .get(&["-n", &self.space.name, "pods", "-l", "app=customer"]);
+        let statuses = &pods["items"][0]["status"]["containerStatuses"];
+        let mut statuses = statuses.as_array().into_iter().flatten();
+        let status = statuses.find(|of| of["name"] == "customer");
+        status.and_then(container_of).expect("the customer runs")
+    }
+
+    #[track_caller]
+    fn until<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        eventually_within(PATIENCE, what, || look(self))
+    }
+
+    fn kill(&self, replica: &Replica) {
+        let replica = replicas(self.cluster)
+            .into_iter()
+            .find(|of| of.name == replica.name)
+            .expect("the replica is ready");
+        assert!(self.cluster.signal(&replica.container, "SIGKILL"));
+    }
+
+    /// A route that nobody has written a status of yet.
+    fn route(&mut self) -> String {
+        self.count += 1;
+        let name = format!("route-{}", self.count);
+        let path = format!("/{name}");
+        self.space.apply(&format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: NAMESPACE}}\nspec:\n  parentRefs: [{{group: '', kind: Service, name: chat}}]\n  rules: [{{matches: [{{path: {{type: PathPrefix, value: {path}}}}}], backendRefs: [{{name: chat, port: 80}}]}}, {{backendRefs: [{{name: chat, port: 80}}]}}]\n"
+        ));
+        name
+    }
+
+    fn is_told(&self, route: &str) -> Option<()> {
+        let found = self
+            .cluster
+            .get(&["-n", &self.space.name, "httproute", route]);
+        let parents = found["status"]["parents"].as_array()?;
+        let mut conditions = parents.iter().flat_map(|of| of["conditions"].as_array());
+        conditions.next().map(|_| ())
+    }
+
+    fn leader(&mut self) -> Vec<(String, Duration)> {
+        let before = standing(&self.replicas);
+        let leader = self
+            .replicas
+            .iter()
+            .find(|of| before.leaders.contains(&of.name));
+        let leader = leader.expect("one leads").clone();
+        self.kill(&leader);
+        let begun = Instant::now();
+        let proxies = self.settled(before.total(), begun);
+        let route = self.route();
+        self.until("a status", |store| store.is_told(&route));
+        vec![proxies, ("statuses".to_owned(), begun.elapsed())]
+    }
+
+    /// When as many proxies are connected again, and have all there is.
+    fn settled(&self, count: u64, begun: Instant) -> (String, Duration) {
+        self.until("all proxies connected, with all there is", |store| {
+            standing(&store.replicas).is_settled(count).then_some(())
+        });
+        ("proxies".to_owned(), begun.elapsed())
+    }
+
+    fn each(&mut self, returns: bool) -> Vec<(String, Duration)> {
+        let mut healed = Vec::new();
+        for replica in self.replicas.clone() {
+            let before = standing(&self.replicas);
+            self.kill(&replica);
+            let begun = Instant::now();
+            let (what, after) = self.settled(before.total(), begun);
+            healed.push((what, after));
+            self.until("it is ready again", |store| {
+                let all = replicas(store.cluster);
+                (all.len() == store.replicas.len()).then_some(())
+            });
+            if returns {
+                self.until("its proxies are back", |store| {
+                    (standing(&store.replicas).proxies == before.proxies).then_some(())
+                });
+                healed.push(("back at theirs".to_owned(), begun.elapsed()));
+            }
+        }
+        healed
+    }
+
+    fn api_server(&mut self, down: Duration) -> Vec<(String, Duration)> {
+        let before = standing(&self.replicas);
+        cluster_does(self.cluster, "crash");
+        self.until("every replica says that it cannot watch", |store| {
+            let standing = standing(&store.replicas);
+            (standing.broken >= store.replicas.len() as u64).then_some(())
+        });
+        sleep(down);
+        let meanwhile = standing(&self.replicas);
+        assert_eq!(meanwhile.total(), before.total(), "proxies stay connected");
+        let begun = Instant::now();
+        cluster_does(self.cluster, "revive");
+        let mut healed = vec![("API server".to_owned(), begun.elapsed())];
+        let ready = Instant::now();
+        self.until("all watches", |store| {
+            let standing = standing(&store.replicas);
+            (standing.broken == 0 && standing.answering == store.replicas.len()).then_some(())
+        });
+        healed.push(("then watches".to_owned(), ready.elapsed()));
+        let begun = Instant::now();
+        let route = self.route();
+        self.until("a change at all proxies", |store| {
+            let standing = standing(&store.replicas);
+            let has_it = standing
+                .routes
+                .iter()
+                .zip(&before.routes)
+                .all(|(now, then)| now > then);
+            (has_it && standing.is_settled(before.total())).then_some(())
+        });
+        healed.push(("a change".to_owned(), begun.elapsed()));
+        self.until("a status", |store| store.is_told(&route));
+        healed.push(("statuses".to_owned(), ready.elapsed()));
+        healed
+    }
+
+    fn all(&mut self, away: Duration) -> Vec<(String, Duration)> {
+        let before = standing(&self.replicas);
+        let killed = Instant::now();
+        for replica in &self.replicas {
+            self.kill(replica);
+        }
+        install::scale(self.cluster, 0);
+        self.until("no controller", |store| {
+            (standing(&store.replicas).answering == 0).then_some(())
+        });
+        // The store goes on living: one leaves for good, one is replaced by a pod that has to wait.
+        let scale = |replicas| {
+            let replicas = format!("--replicas={replicas}");
+            self.space.kubectl(&["scale", "deployment/web", &replicas]);
+        };
+        scale(2);
+        self.space.rolled_out("web");
+        scale(3);
+        sleep(away.saturating_sub(killed.elapsed()));
+        install::scale(self.cluster, self.replicas.len() as u32);
+        let begun = Instant::now();
+        let count = self.replicas.len();
+        self.replicas = self.until("the controllers are ready", |store| {
+            Some(replicas(store.cluster)).filter(|of| of.len() == count)
+        });
+        let mut healed = vec![("controllers".to_owned(), begun.elapsed())];
+        healed.push(self.settled(before.total() - 1, begun));
+        let route = self.route();
+        self.until("a status", |store| store.is_told(&route));
+        healed.push(("statuses".to_owned(), begun.elapsed()));
+        // The ReplicaSet tries again by itself, ever more rarely.
+        eventually_within(away + PATIENCE, "the pod that had to wait", || {
+            let web = self
+                .cluster
+                .get(&["-n", &self.space.name, "deployment", "web"]);
+            (web["status"]["readyReplicas"] == 3).then_some(())
+        });
+        healed.push(("the pod that waited".to_owned(), begun.elapsed()));
+        healed
+    }
+}
+
+/// `tests/cluster/cluster VERB` for the one that runs.
+#[track_caller]
+fn cluster_does(cluster: &Cluster, verb: &str) {
+    let script = root().join("tests/cluster/cluster");
+    let mut command = Command::new(script);
+    command.arg(verb).env("WEFT_CLUSTER", cluster.state());
+    let status = command.status().expect("it runs");
+    assert!(status.success(), "cluster {verb}");
+}
