@@ -33,6 +33,8 @@ mod statuses;
 mod storm;
 #[path = "kubernetes/unwritten.rs"]
 mod unwritten;
+#[path = "kubernetes/verdicts.rs"]
+mod verdicts;
 
 /// The label of a namespace whose pods get a sidecar.
 const INJECTED: (&str, &str) = ("weft.dev/inject", "enabled");

@@ -83,13 +83,6 @@ pub struct ServicePort {
     pub unknown_protocol: bool,
 }
 
-impl ServicePort {
-    /// Why routes cannot have it as a backend.
-    pub fn unsupported(&self) -> Option<&'static str> {
-        self.unknown_protocol.then_some("UnsupportedProtocol")
-    }
-}
-
 /// Read, and needed by nothing yet: routes of a mesh may name Services and
 /// backends of other namespaces without one (GEP-1294).
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -164,6 +157,9 @@ pub struct Route {
     pub parents: Vec<ParentRef>,
     /// Backends are named `namespace/name:port`.
     pub wire: wire::Route,
+    /// Filters that nobody here knows and that were left out, by the number of their rule: where
+    /// and what.
+    pub unsupported: BTreeMap<usize, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]

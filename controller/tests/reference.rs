@@ -310,7 +310,7 @@ const KINDS: [Kind; 9] = [
             (
                 "/spec/rules/0/filters",
                 "[]",
-                "[Filter](configuration.md#filter); one that cannot be honoured is an error",
+                "[Filter](configuration.md#filter); one that cannot be honoured is never skipped: its rule answers 500",
             ),
             (
                 "/spec/rules/0/backendRefs",
@@ -347,7 +347,7 @@ const KINDS: [Kind; 9] = [
                 "as an HTTPRoute's; the share of one that is not there answers UNAVAILABLE",
             ),
         ],
-        others: "As of HTTPRoute. On one port a GRPCRoute beats HTTPRoutes, they TLSRoutes, and those TCPRoutes; who loses is `Conflicted`.",
+        others: "As of HTTPRoute. On one port a GRPCRoute beats HTTPRoutes, they TLSRoutes, and those TCPRoutes; who loses is `Conflicted`. A connection follows one route: of several TLSRoutes or TCPRoutes the oldest.",
     },
     Kind {
         name: "TLSRoute, TCPRoute",
@@ -540,8 +540,10 @@ generation.
 
 | kind | condition | reasons where it is false |
 | --- | --- | --- |
-| routes, for each parentRef | `Accepted` | `NoMatchingParent` (no such Service or port, or one that takes no routes), `UnsupportedValue` (a proxy could not use it), `Conflicted` |
+| routes, for each parentRef | `Accepted` | `NoMatchingParent` (no such Service or port, one that takes no routes, or a port that is declared to carry something else), `UnsupportedValue` (we cannot do that), `IncompatibleFilters` (each is good, but not beside the other), `Conflicted` |
 | routes, for each parentRef | `ResolvedRefs` | `BackendNotFound`, `InvalidKind`, `UnsupportedProtocol` |
+| routes, for each parentRef | `PartiallyInvalid`, only where it is true | `UnsupportedValue`, `IncompatibleFilters`: of these rules some are left out, or answer 500 |
+| XMesh | `Accepted` | `InvalidParameters` |
 | AuthorizationPolicy, WorkloadPolicy, TrafficPolicy | `Accepted` | `TargetNotFound`, `Conflicted`, `Invalid` |
 | Service, for an address | `Accepted` | `Conflicted`: the address belongs to another |
 | EndpointSlice | `ResolvedRefs` | `PodNotFound`: an endpoint is left out |

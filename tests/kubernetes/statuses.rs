@@ -113,7 +113,10 @@ const VERDICTS: [(&str, &str, Verdict); 6] = [
     (
         "httproute",
         "strange",
-        &[("Accepted", "False", "UnsupportedValue")],
+        &[
+            ("Accepted", "False", "UnsupportedValue"),
+            ("ResolvedRefs", "True", "ResolvedRefs"),
+        ],
     ),
     (
         "tcproute",
@@ -196,6 +199,14 @@ fn routes_and_policies_are_told_what_has_become_of_them() {
     // Whoever takes our word away gets it again.
     write(&space, &json!([theirs]));
     becomes(&cluster, &space, ("httproute", "good"), &GOOD);
+    // Somebody has a condition of another type in our entry, and keeps it.
+    let mut parents = status(&cluster, &space, "httproute", "good")["parents"].clone();
+    let seen = json!({"type": "example.com/Seen", "status": "True", "reason": "Seen", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    parents[1]["conditions"] = json!([seen]);
+    write(&space, &parents);
+    let with_theirs = [&[("example.com/Seen", "True", "Seen")][..], &GOOD[..]].concat();
+    becomes(&cluster, &space, ("httproute", "good"), &with_theirs);
     // A route that is about a Service no more keeps nothing of ours.
     let patch = json!({"spec": {"parentRefs": [{"name": "edge"}]}}).to_string();
     space.kubectl(&["patch", "httproute", "good", "--type=merge", "-p", &patch]);

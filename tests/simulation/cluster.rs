@@ -242,6 +242,13 @@ impl Cluster {
             port: 80,
         };
         let parents = vec![parent];
-        self.put("canary", Spec::Route(Route { parents, wire }));
+        self.put(
+            "canary",
+            Spec::Route(Route {
+                parents,
+                wire,
+                unsupported: BTreeMap::new(),
+            }),
+        );
     }
 }

@@ -41,6 +41,7 @@ pub mod scale;
 pub mod storm;
 pub mod successors;
 pub mod upstream;
+pub mod verdicts;
 pub mod weft;
 
 /// The variable that names, between commas, what the tests are to do without.

@@ -24,6 +24,7 @@ mod mesh;
 mod policy;
 mod resource;
 mod route;
+mod rules;
 mod said;
 mod service;
 mod set;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 
 use weft_config::status::{Condition, ObjectStatus};
 use weft_config::wire;
+use weft_config::wire::listener_protocol::Value;
 
 use crate::api::{Key, Object, Spec};
 pub use lookup::service_name;
@@ -342,9 +344,14 @@ impl Index {
             let (routes, mut services) = groups
                 .map(|groups| route::of(groups, namespace, &listener.name))
                 .unwrap_or_default();
-            if routes.is_empty() {
+            route::listen(&mut listener, &routes);
+            // What the routes are not about goes where it would without them: on a port that
+            // declares nothing, connections that are not HTTP.
+            if routes.is_empty() || listener.protocol() == Value::Auto {
                 listener.service = port.to_string();
-                services = vec![port.to_string()];
+                if !services.contains(&listener.service) {
+                    services.push(listener.service.clone());
+                }
             }
             return Some(wire::Destination {
                 listener: Some(listener),

@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use weft_config::compile::compile;
 use weft_config::status::{Condition, ObjectStatus};
 use weft_config::wire;
 use weft_config::wire::route::Kind;
 
 use super::lookup::{service_of, services};
+use super::rules::{Usable, usable};
 use super::unit::Unit;
 use super::{Index, Name, condition, put};
 use crate::api::{Key, ParentRef, Spec};
@@ -20,10 +20,10 @@ pub type Groups = BTreeMap<String, Vec<wire::Route>>;
 /// A route with its references looked up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resolved {
+    /// What is left of it: of a bad rule at most the error that its requests get.
     pub(super) wire: wire::Route,
     pub(super) resolved: Condition,
-    /// Whether a proxy could use it.
-    pub(super) usable: Result<(), String>,
+    pub(super) usable: Usable,
 }
 
 impl Index {
@@ -35,8 +35,15 @@ impl Index {
         });
         let fresh = route.map(|route| {
             let (wire, resolved) = self.resolve(&route.wire);
-            let before = self.routes.get(key).filter(|before| before.wire == wire);
-            let usable = before.map_or_else(|| check(&wire), |before| before.usable.clone());
+            let before = self.routes.get(key).filter(|before| {
+                before.usable == Usable::Whole
+                    && before.wire == wire
+                    && route.unsupported.is_empty()
+            });
+            let (wire, usable) = match before {
+                Some(_) => (wire, Usable::Whole),
+                None => usable(wire, &route.unsupported),
+            };
             Resolved {
                 wire,
                 resolved,
@@ -57,6 +64,7 @@ impl Index {
     /// The route with references that lead nowhere marked, and what to say of them.
     fn resolve(&self, route: &wire::Route) -> (wire::Route, Condition) {
         let mut wire = route.clone();
+        let kind = route.kind();
         let mut fault: Option<(String, String)> = None;
         for_backends(&mut wire, &mut |backend| {
             if backend.invalid.is_empty() {
@@ -67,7 +75,7 @@ impl Index {
                 let found = service_of(&backend.name)
                     .zip(port)
                     .map_or(Some("BackendNotFound"), |(name, port)| {
-                        self.backend_fault(&name, port)
+                        self.backend_fault(&name, port, kind)
                     });
                 found.unwrap_or_default().clone_into(&mut backend.invalid);
             }
@@ -103,6 +111,14 @@ pub fn of(groups: &Groups, namespace: &str, listener: &str) -> (Vec<wire::Route>
         }
     }
     (routes, services)
+}
+
+/// A port with a TCPRoute carries bytes, whatever is declared.
+pub fn listen(listener: &mut wire::Listener, routes: &[wire::Route]) {
+    if routes.iter().any(|route| route.kind() == Kind::Tcp) {
+        listener.set_protocol(wire::listener_protocol::Value::Tcp);
+        listener.http = None;
+    }
 }
 
 /// A parentRef as a person reads it; `name`: the Service that it means.
@@ -149,48 +165,4 @@ fn for_backends(route: &mut wire::Route, each: &mut dyn FnMut(&mut wire::Backend
             mirrors(&mut backend.filters, each);
         }
     }
-}
-
-/// Whether a proxy could use the route.
-fn check(route: &wire::Route) -> Result<(), String> {
-    let mut route = route.clone();
-    route.parent_refs = vec![wire::ParentRef {
-        name: "listener".to_owned(),
-        ..Default::default()
-    }];
-    let opaque = matches!(route.kind(), Kind::Tls | Kind::Tcp);
-    let protocol = match route.kind() {
-        Kind::Tls => wire::listener_protocol::Value::Tls,
-        Kind::Tcp => wire::listener_protocol::Value::Tcp,
-        _ => wire::listener_protocol::Value::Http,
-    };
-    let (mut services, mut known) = (Vec::new(), HashSet::new());
-    for backend in backends(&route).filter(|backend| backend.invalid.is_empty()) {
-        if known.insert(&backend.name) {
-            let protocol = match opaque {
-                true => wire::service::Protocol::Tcp,
-                false => wire::service::Protocol::Mirror,
-            };
-            services.push(wire::Service {
-                name: backend.name.clone(),
-                protocol: protocol.into(),
-                ..Default::default()
-            });
-        }
-    }
-    let config = wire::Config {
-        listeners: vec![wire::Listener {
-            name: "listener".to_owned(),
-            address: "0.0.0.0:1".to_owned(),
-            protocol: protocol.into(),
-            role: wire::listener_role::Value::Virtual.into(),
-            ..Default::default()
-        }],
-        services,
-        routes: vec![route],
-        ..Default::default()
-    };
-    compile(&config)
-        .map(drop)
-        .map_err(|errors| errors.to_string())
 }

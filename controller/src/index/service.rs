@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use weft_config::compile::timestamp::Timestamp;
 use weft_config::status::ObjectStatus;
 use weft_config::wire;
+use weft_config::wire::route::Kind;
 
 use super::lookup::Link;
 use super::set::Set;
@@ -17,9 +18,29 @@ use crate::api::{Key, Service, ServicePort};
 #[derive(Debug, Default, PartialEq)]
 pub struct Ports {
     exists: bool,
-    /// Each with what backends are told of it: nothing, or why it cannot be one.
-    numbers: BTreeMap<u16, Option<&'static str>>,
+    /// Each with what it is as a backend.
+    numbers: BTreeMap<u16, Takes>,
     claims: BTreeSet<(SocketAddr, Claim)>,
+}
+
+/// What a port takes as a route's backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    Everything,
+    /// It is declared to carry something else than requests.
+    Connections,
+    /// Its appProtocol is one that nobody here knows.
+    Nothing,
+}
+
+impl Takes {
+    fn of(port: &ServicePort) -> Self {
+        match port.protocol.as_str() {
+            _ if port.unknown_protocol => Self::Nothing,
+            "tcp" | "tls" => Self::Connections,
+            _ => Self::Everything,
+        }
+    }
 }
 
 /// Who wants to be dialled at an address, in order of precedence: the oldest.
@@ -57,7 +78,7 @@ impl Index {
                     &port.protocol,
                 );
                 wires.insert(port.port, (wire_service(&key, service, port), by_name));
-                fresh.numbers.insert(port.port, port.unsupported());
+                fresh.numbers.insert(port.port, Takes::of(port));
                 for (index, address) in service.addresses.iter().enumerate() {
                     let claim = Claim {
                         age: object.age(),
@@ -125,11 +146,14 @@ impl Index {
         }
     }
 
-    /// Why a backend cannot be called, if it cannot.
-    pub(super) fn backend_fault(&self, name: &Name, port: u16) -> Option<&'static str> {
+    /// Why a route of this kind cannot have it as a backend, if it cannot.
+    pub(super) fn backend_fault(&self, name: &Name, port: u16, kind: Kind) -> Option<&'static str> {
         let ports = self.ports.get(name);
+        let takes_requests = matches!(kind, Kind::Http | Kind::Grpc);
         match ports.and_then(|ports| ports.numbers.get(&port)) {
-            Some(fault) => *fault,
+            Some(Takes::Everything) => None,
+            Some(Takes::Connections) if !takes_requests => None,
+            Some(Takes::Connections | Takes::Nothing) => Some("UnsupportedProtocol"),
             None => Some("BackendNotFound"),
         }
     }

@@ -12,9 +12,10 @@ use weft_config::compile::timestamp;
 use weft_config::status::SourceError;
 use weft_config::wire;
 
+use super::route::route;
 use crate::api::{
-    Attachment, AuthorizationPolicy, Node, Object, Pod, Route, Service, ServicePort, Slice,
-    SliceEndpoint, Spec, TrafficPolicy, mesh,
+    Attachment, AuthorizationPolicy, Node, Object, Pod, Service, ServicePort, Slice, SliceEndpoint,
+    Spec, TrafficPolicy, mesh,
 };
 
 /// Documents of a file.
@@ -80,11 +81,11 @@ pub fn one(file: &str, value: Value) -> Result<Option<Object>, SourceError> {
     })
 }
 
-fn text_of<'a>(value: &'a Value, pointer: &str) -> &'a str {
+pub(super) fn text_of<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
-fn namespace_of(value: &Value) -> &str {
+pub(super) fn namespace_of(value: &Value) -> &str {
     match text_of(value, "/metadata/namespace") {
         "" if is_of_the_cluster(value) => "",
         "" => "default",
@@ -98,9 +99,9 @@ fn is_of_the_cluster(value: &Value) -> bool {
 }
 
 /// Field and problem.
-type Fault = (String, String);
+pub(super) type Fault = (String, String);
 
-fn typed<T: DeserializeOwned>(value: &Value, within: &str) -> Result<T, Fault> {
+pub(super) fn typed<T: DeserializeOwned>(value: &Value, within: &str) -> Result<T, Fault> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let path = if path == "." { "" } else { &path };
@@ -385,7 +386,7 @@ fn attachment(mut spec: Value) -> Result<(Attachment, Value), Fault> {
 }
 
 /// Takes a field out of a tree, and reads it.
-fn take<T: DeserializeOwned>(
+pub(super) fn take<T: DeserializeOwned>(
     from: &mut Value,
     name: &str,
     within: &str,
@@ -394,84 +395,6 @@ fn take<T: DeserializeOwned>(
         None => Ok(None),
         Some(value) => typed(&value, &format!("{within}.{name}")).map(Some),
     }
-}
-
-fn route(kind: &str, whole: &Value, mut spec: Value) -> Result<Route, Fault> {
-    let parents = take(&mut spec, "parentRefs", "spec")?.unwrap_or_default();
-    // Gateway API: ignored on routes whose parent is a Service.
-    if let Some(map) = spec.as_object_mut() {
-        map.remove("hostnames");
-    }
-    let namespace = namespace_of(whole);
-    let rules = spec.get_mut("rules").and_then(Value::as_array_mut);
-    for (index, rule) in rules.into_iter().flatten().enumerate() {
-        let at = format!("spec.rules[{index}]");
-        backends(rule, namespace, &at)?;
-        if kind == "GRPCRoute" {
-            let matches = rule.get_mut("matches").and_then(Value::as_array_mut);
-            for of in matches
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_object_mut)
-            {
-                if let Some(method) = of.remove("method") {
-                    of.insert("grpcMethod".to_owned(), method);
-                }
-            }
-        }
-    }
-    let mut wire: wire::Route = typed(&spec, "spec")?;
-    wire.set_kind(match kind {
-        "GRPCRoute" => wire::route::Kind::Grpc,
-        "TLSRoute" => wire::route::Kind::Tls,
-        "TCPRoute" => wire::route::Kind::Tcp,
-        _ => wire::route::Kind::Http,
-    });
-    namespace.clone_into(&mut wire.namespace);
-    text_of(whole, "/metadata/name").clone_into(&mut wire.name);
-    text_of(whole, "/metadata/creationTimestamp").clone_into(&mut wire.creation_timestamp);
-    Ok(Route { parents, wire })
-}
-
-/// Gives every reference to a backend, mirrors' too, the one name that the index knows.
-fn backends(rule: &mut Value, namespace: &str, at: &str) -> Result<(), Fault> {
-    let list = rule.get_mut("backendRefs").and_then(Value::as_array_mut);
-    for (index, backend) in list.into_iter().flatten().enumerate() {
-        backend_name(backend, namespace, &format!("{at}.backendRefs[{index}]"))?;
-        mirrors(backend, namespace, &format!("{at}.backendRefs[{index}]"))?;
-    }
-    mirrors(rule, namespace, at)
-}
-
-fn mirrors(owner: &mut Value, namespace: &str, at: &str) -> Result<(), Fault> {
-    let filters = owner.get_mut("filters").and_then(Value::as_array_mut);
-    for (index, filter) in filters.into_iter().flatten().enumerate() {
-        if let Some(backend) = filter.pointer_mut("/requestMirror/backendRef") {
-            let at = format!("{at}.filters[{index}].requestMirror.backendRef");
-            backend_name(backend, namespace, &at)?;
-        }
-    }
-    Ok(())
-}
-
-fn backend_name(backend: &mut Value, namespace: &str, at: &str) -> Result<(), Fault> {
-    let group: String = take(backend, "group", at)?.unwrap_or_default();
-    let kind: String = take(backend, "kind", at)?.unwrap_or_else(|| "Service".to_owned());
-    let own: Option<String> = take(backend, "namespace", at)?;
-    let port: u16 = take(backend, "port", at)?.unwrap_or(0);
-    let name = text_of(backend, "/name").to_owned();
-    let Some(map) = backend.as_object_mut() else {
-        return Err((at.to_owned(), "must be a map".to_owned()));
-    };
-    let namespace = own.as_deref().unwrap_or(namespace);
-    map.insert(
-        "name".to_owned(),
-        json!(format!("{namespace}/{name}:{port}")),
-    );
-    if (group.as_str(), kind.as_str()) != ("", "Service") {
-        map.insert("invalid".to_owned(), json!("InvalidKind"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

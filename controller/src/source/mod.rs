@@ -5,6 +5,7 @@ pub mod directory;
 pub mod follow;
 pub mod kubernetes;
 pub mod manifest;
+mod route;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};

@@ -1,6 +1,6 @@
 //! What an object's status has to be, if it is not that already. Pure.
 //!
-//! **Invariant:** what other controllers have written stays.
+//! **Invariant:** what other controllers have written stays, entries and conditions.
 //! **Invariant:** what is said of a newer generation is not replaced by what is said of
 //! an older one.
 //! **Invariant:** what is right already gives nothing to write.
@@ -11,6 +11,9 @@ use weft_config::status::{Condition, ObjectStatus, SourceError};
 
 use crate::api::{CONTROLLER, ParentRef, mesh};
 use crate::index::{Verdict, parent_text, service_name};
+
+/// The conditions that we are responsible for.
+const OURS: [&str; 3] = ["Accepted", "ResolvedRefs", "PartiallyInvalid"];
 
 /// Characters of a condition's message; more says nothing to a person, and Kubernetes
 /// takes 32,768.
@@ -129,10 +132,14 @@ fn unreadable(error: &SourceError, reason: &str, generation: i64) -> Condition {
 /// Conditions as they are written, each with the time when it became so. `None`: those
 /// that are there are of a newer generation.
 fn merged(before: Option<&Value>, fresh: &[Condition], now: &str) -> Option<Vec<Value>> {
-    let mut all = Vec::new();
+    let before: &[Value] = before.and_then(Value::as_array).map_or(&[], Vec::as_slice);
+    // Whoever has a condition of another type here keeps it, and its place.
+    let ours = |of: &Value| of["type"].as_str().is_some_and(|kind| OURS.contains(&kind));
+    let mut all: Vec<Value> = before.to_vec();
+    all.retain(|of| !ours(of) || fresh.iter().any(|fresh| of["type"] == *fresh.kind));
     for condition in fresh {
-        let old = before.and_then(Value::as_array).into_iter().flatten();
-        let old = old.into_iter().find(|of| of["type"] == *condition.kind);
+        let mut old = before.iter();
+        let old = old.find(|of| of["type"] == *condition.kind);
         let seen = old.and_then(|old| old["observedGeneration"].as_i64());
         if seen.is_some_and(|seen| seen > condition.observed_generation) {
             return None;
@@ -141,14 +148,18 @@ fn merged(before: Option<&Value>, fresh: &[Condition], now: &str) -> Option<Vec<
         let since = old
             .filter(|old| old["status"] == word)
             .and_then(|old| old["lastTransitionTime"].as_str());
-        all.push(json!({
+        let written = json!({
             "type": condition.kind,
             "status": word,
             "reason": condition.reason,
             "message": shortened(&condition.message),
             "observedGeneration": condition.observed_generation,
             "lastTransitionTime": since.unwrap_or(now),
-        }));
+        });
+        match all.iter_mut().find(|of| of["type"] == *condition.kind) {
+            Some(place) => *place = written,
+            None => all.push(written),
+        }
     }
     Some(all)
 }
@@ -347,6 +358,26 @@ mod tests {
         // Nothing of ours: nothing to write.
         let object = route(json!([gateway]), json!([]));
         assert_eq!(parents_of(&object, &desired(vec![])), None);
+    }
+
+    #[test]
+    fn conditions_of_others_stay_in_their_place_and_ours_go_when_they_are_over() {
+        let other = json!({"type": "example.com/Seen", "status": "True", "reason": "Seen",
+            "message": "", "observedGeneration": 9, "lastTransitionTime": THEN});
+        let partly = json!({"type": "PartiallyInvalid", "status": "True",
+            "reason": "UnsupportedValue", "message": "", "observedGeneration": 1,
+            "lastTransitionTime": THEN});
+        let mut entry = written(service("a"), CONTROLLER, "False", 1);
+        let accepted = entry["conditions"][0].clone();
+        entry["conditions"] = json!([partly, other, accepted]);
+        let good = desired(vec![said("Service shop/a:80", condition(true, 2))]);
+        let object = route(json!([service("a")]), json!([entry]));
+        let parents = parents_of(&object, &good).unwrap();
+        let fresh = since(written(service("a"), CONTROLLER, "True", 2), NOW);
+        let expected = json!([other, fresh["conditions"][0]]);
+        assert_eq!(parents[0]["conditions"], expected);
+        let right = route(json!([service("a")]), parents);
+        assert_eq!(status(&right, &good, NOW), None, "and then it is right");
     }
 
     #[test]

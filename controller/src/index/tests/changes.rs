@@ -188,6 +188,7 @@ impl World {
             port: [0, 80, 81][self.below(3)],
         });
         Spec::Route(Route {
+            unsupported: BTreeMap::new(),
             parents: parents.collect(),
             wire,
         })
@@ -290,6 +291,26 @@ impl World {
     }
 }
 
+/// Whether a proxy takes what it is told of a destination, with the services that it names.
+fn usable(index: &Index, namespace: &str, name: &str) -> Result<(), String> {
+    let Some(destination) = index.destination(namespace, name) else {
+        return Ok(());
+    };
+    let mut services = Vec::new();
+    for name in &destination.services {
+        let service = index.service(name).ok_or(format!("no service {name}"))?;
+        services.push(service.into_owned());
+    }
+    let config = wire::Config {
+        listeners: destination.listener.into_iter().collect(),
+        routes: destination.routes,
+        services,
+        ..Default::default()
+    };
+    let compiled = weft_config::compile::compile(&config);
+    compiled.map(drop).map_err(|errors| errors.to_string())
+}
+
 /// The index over the same objects, which come in another order and all at once.
 fn fresh(index: &Index) -> Index {
     let mut fresh = Index::new("td");
@@ -347,6 +368,12 @@ fn changes_one_by_one_are_the_same_as_all_at_once() {
             before = after;
             // A fresh one at each step would take most of the time.
             if step % 6 == 5 {
+                for name in world.index.destinations.keys() {
+                    for namespace in ["a", "b", "elsewhere"] {
+                        let taken = usable(&world.index, namespace, name);
+                        assert_eq!(taken, Ok(()), "{at}: {namespace} dials {name}");
+                    }
+                }
                 let fresh = fresh(&world.index);
                 assert_eq!(before, resources(&fresh), "{at}");
                 assert_eq!(world.index.statuses(), fresh.statuses(), "{at}");

@@ -67,6 +67,7 @@ fn route(namespace: &str, name: &str, created: i64, rules: usize) -> Change {
     let route = Route {
         wire,
         parents: vec![parent],
+        unsupported: BTreeMap::new(),
     };
     change(namespace, name, created, Spec::Route(route))
 }

@@ -119,10 +119,12 @@ fn kinds_precede_each_other_on_a_port() {
         );
         route(kind, &kind.to_lowercase(), &spec)
     };
+    // Declared to carry nothing in particular.
+    let two = service("two", &TWO_PORTS.replace("name: http", "name: main"));
     let kinds = ["GRPCRoute", "HTTPRoute", "TLSRoute", "TCPRoute"];
     for (best, winner) in kinds.iter().enumerate() {
         let routes: String = kinds[best..].iter().map(|kind| of(kind, "")).collect();
-        let index = view(&(service("two", TWO_PORTS) + &routes));
+        let index = view(&(two.clone() + &routes));
         for kind in &kinds[best..] {
             let accepted = reasons(&index, &kind.to_lowercase(), "Service shop/two")[0].clone();
             match kind == winner {
@@ -134,7 +136,7 @@ fn kinds_precede_each_other_on_a_port() {
         assert_eq!(routes.len(), 1, "{winner}");
     }
     // On one of two ports: the other one is its own.
-    let mixed = service("two", TWO_PORTS) + &of("GRPCRoute", ", port: 80") + &of("HTTPRoute", "");
+    let mixed = two + &of("GRPCRoute", ", port: 80") + &of("HTTPRoute", "");
     let index = view(&mixed);
     assert_eq!(
         reasons(&index, "httproute", "Service shop/two")[0].0,
