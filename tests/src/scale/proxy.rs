@@ -60,10 +60,12 @@ pub struct Proxy {
     own: BTreeSet<(Kind, String)>,
     versions: HashMap<(Kind, String), String>,
     changed: BTreeSet<String>,
-    unacknowledged: Vec<(Kind, String, Vec<(String, String)>)>,
+    unacknowledged: Vec<(Kind, String, Refused)>,
     rebuild_at: Option<Instant>,
 }
 
+/// Resources and what is wrong with them.
+type Refused = Vec<(String, String)>;
 type Requests = mpsc::Sender<DeltaDiscoveryRequest>;
 
 impl Proxy {
