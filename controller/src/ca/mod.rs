@@ -43,8 +43,9 @@ use revocation::Revocations;
 
 /// A request to sign that is larger is none.
 pub const CSR_BYTES_MAX: usize = 16 * 1024;
-/// Clocks differ.
-const BACKDATED: Duration = Duration::from_secs(60);
+/// Clocks differ: one that is an hour behind, here or where a certificate is judged, must not
+/// cost anybody the mesh. One that is ahead has the rest of a certificate's life.
+const BACKDATED: Duration = Duration::from_secs(90 * 60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
@@ -358,6 +359,29 @@ mod tests {
             roots.collect::<std::collections::BTreeSet<_>>()
         });
         assert_eq!(roots.len(), 1);
+    }
+
+    /// Whoever judges it by a clock that is an hour off, either way.
+    #[test]
+    fn a_certificate_holds_for_who_is_an_hour_behind_or_ahead() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Ca::open(folder.path(), "td", Duration::from_secs(24 * 3600)).unwrap();
+        let identity = SpiffeId::new("td", "shop", "web").unwrap();
+        let chain = ca.sign(&request(identity.as_str()), &identity, "uid-1");
+        let roots = ca.current().roots.clone();
+        let hour = x509_parser::time::ASN1Time::now();
+        for certificate in chain
+            .unwrap()
+            .iter()
+            .map(Vec::as_slice)
+            .chain(roots.iter().map(|of| &of[..]))
+        {
+            let (_, parsed) = x509_parser::parse_x509_certificate(certificate).unwrap();
+            for off in [-3600, 0, 3600] {
+                let at = x509_parser::time::ASN1Time::from_timestamp(hour.timestamp() + off);
+                assert!(parsed.validity().is_valid_at(at.unwrap()), "{off}");
+            }
+        }
     }
 
     #[test]

@@ -35,7 +35,9 @@ pub struct Claims {
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    #[error("the token has expired; make a new one with `weft token`")]
+    #[error(
+        "the token has expired by this controller's clock; make a new one with `weft token`, and if it is new, compare the clocks"
+    )]
     Expired,
     #[error("the token has been used; make a new one with `weft token`, or one with --uses")]
     Used,
