@@ -2,8 +2,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::bystander::Bystander;
-use support::{Controller, Deltas, connect, eventually, service};
+use support::{Controller, Deltas, connect, eventually, leave, service};
+use tokio::net::TcpStream;
+use tonic::Code;
 
 /// Services that the hostile ones ask for.
 const SERVICES: usize = 300;
@@ -89,4 +93,90 @@ async fn who_comes_again_without_end_is_some_lines_of_the_log() {
     })
     .await;
     bystander.is_served(&controller).await;
+}
+
+fn pod(name: &str, ip: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, uid: {name}, annotations: {{weft.dev/inbound: captured}}}}\nspec: {{serviceAccountName: web, containers: []}}\nstatus: {{podIP: {ip}}}\n---\n"
+    )
+}
+
+#[tokio::test]
+async fn who_never_answers_holds_up_who_leaves_for_a_while_and_is_named() {
+    let controller = Controller::start(&[]).await;
+    let slice = service("web", "10.96.0.1", &["10.1.0.1", "10.1.0.2"]).replace(
+        "['10.1.0.1']",
+        "['10.1.0.1'], targetRef: {kind: Pod, name: p1, uid: p1}",
+    );
+    controller.manifest("web.yaml", &format!("{slice}{}", pod("p1", "10.1.0.1")));
+    controller.has("Pod", 1).await;
+    let own = controller.svid("web", "p1").await;
+    let mut silent = controller.stream("silent").await;
+    silent.want("Endpoints", &["shop/web:80"]).await;
+    silent.next().await.unwrap();
+    let (mut bystander, short) = (
+        Bystander::start(&controller).await,
+        Duration::from_millis(600),
+    );
+    let counted = |result: &str| format!("weft_controller_leaves_total{{result=\"{result}\"}}");
+    eventually("it is waited for no more", async || {
+        let link = connect(&controller, Some(&own)).await.unwrap();
+        let left = leave(link, short).await.unwrap();
+        assert_eq!(
+            (left.users, left.acknowledged),
+            (1, 0),
+            "it is counted all the same"
+        );
+        (controller.metric(&counted("acknowledged")).await > 0.0).then_some(())
+    })
+    .await;
+    assert!(
+        controller.metric(&counted("timed_out")).await > 0.0,
+        "it was at first"
+    );
+    assert!(lines(&controller, "proxies=\"silent\"") > 0);
+    let proxy = controller.proxy("silent").await.unwrap();
+    assert_eq!((proxy.pending, proxy.acknowledged), (1, 0));
+    let behind = "weft_controller_proxy_acknowledged_revision{workload=\"silent\"}";
+    assert_eq!(controller.metric(behind).await, 0.0);
+    bystander.is_served(&controller).await;
+}
+
+#[tokio::test]
+async fn names_are_bounded_by_their_bytes_too() {
+    let controller = Controller::start(&[]).await;
+    let mut bystander = Bystander::start(&controller).await;
+    let names: Vec<String> = (0..10_000)
+        .map(|number| format!("{number:0>500}"))
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut hostile = controller.stream("hostile").await;
+    hostile.want("Endpoints", &names).await;
+    let status = hostile.next().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let refused = "weft_controller_streams_refused_total{reason=\"subscriptions_max\"}";
+    assert_eq!(controller.metric(refused).await, 1.0);
+    bystander.is_served(&controller).await;
+}
+
+#[tokio::test]
+async fn an_address_that_connects_without_end_is_held_to_a_rate() {
+    let controller = Controller::start(&[]).await;
+    let mut bystander = Bystander::start(&controller).await;
+    let refused = "weft_controller_connections_refused_total{reason=\"connections_rate\"}";
+    let mut rounds = 0;
+    while controller.metric(refused).await == 0.0 {
+        rounds += 1;
+        assert!(rounds < 100, "no limit");
+        for _ in 0..300 {
+            drop(TcpStream::connect(controller.listen).await.unwrap());
+        }
+    }
+    bystander.is_served(&controller).await;
+    assert!(lines(&controller, "connection refused") <= 20);
+    // It is not for ever.
+    eventually("a place for the next", async || {
+        connect(&controller, None).await.ok()
+    })
+    .await;
 }

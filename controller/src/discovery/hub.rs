@@ -20,7 +20,7 @@ use weft_config::status::{ProxyStatus, SourceError, WatchStatus};
 use weft_config::wire;
 
 use super::leave::Leaving;
-use super::limits::{Admission, Rates};
+use super::limits::Rates;
 use super::sign::SignError;
 use super::{Caller, serve, stream};
 use crate::api::Key;
@@ -159,6 +159,8 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Proxy {
     pub(super) status: ProxyStatus,
+    /// Since when it has left something unanswered, and answered nothing.
+    pub(super) asked: Option<Instant>,
     news: News,
     /// The first revision of which its stream has something unsent or unanswered.
     behind_since: Option<u64>,
@@ -181,8 +183,8 @@ pub struct Hub {
     /// When our own certificate ends; seconds since the Unix epoch.
     pub own_expires: AtomicU64,
     pub(super) state: Mutex<State>,
-    rates: Mutex<Rates>,
-    lines: Sparing,
+    pub(super) rates: Mutex<Rates>,
+    pub(super) lines: Sparing,
     of_workload: Tally,
     of_identity: Tally,
     /// What proxies know of and we have yet to read.
@@ -326,6 +328,7 @@ impl Hub {
         state.next += 1;
         let (id, wake) = (state.next, Arc::new(Notify::new()));
         let proxy = Proxy {
+            asked: None,
             status: ProxyStatus {
                 workload: caller.workload.clone(),
                 identity: caller.identity.to_string(),
@@ -388,10 +391,18 @@ impl Hub {
 
     /// Notes how far a proxy has come. `behind`: the first revision of which something
     /// is unsent or unanswered.
-    pub fn progress(&self, id: u64, behind: Option<u64>, note: impl FnOnce(&mut ProxyStatus)) {
+    pub fn progress(
+        &self,
+        id: u64,
+        (behind, has_answered): (Option<u64>, bool),
+        note: impl FnOnce(&mut ProxyStatus),
+    ) {
         if let Some(proxy) = self.state.lock().proxies.get_mut(&id) {
             proxy.behind_since = behind;
             note(&mut proxy.status);
+            let asked = proxy.asked.filter(|_| !has_answered);
+            let is_asked = proxy.status.pending > 0;
+            proxy.asked = is_asked.then(|| asked.unwrap_or_else(Instant::now));
         }
         self.acknowledged.notify_waiters();
     }
@@ -421,20 +432,6 @@ impl Hub {
         let state = self.state.lock();
         let endpoints = state.index.endpoints(service);
         endpoints.map_or_else(Vec::new, |of| of.into_owned().endpoints)
-    }
-
-    /// Whether a line about this may go to the log; how many were left out before it.
-    pub fn may_log(&self, subject: &[&str]) -> Option<u64> {
-        self.lines.admit(&subject.join(" "), Instant::now())
-    }
-
-    /// Whether one more certificate may be signed now.
-    pub fn admit_sign(&self, caller: &str) -> Result<(), SignError> {
-        match self.rates.lock().admit(caller, Instant::now()) {
-            Admission::Granted => Ok(()),
-            Admission::CallerLimited => Err(SignError::CallerLimited),
-            Admission::Limited => Err(SignError::RateLimited),
-        }
     }
 
     /// Why a certificate that was good when its connection began is so no more.

@@ -8,7 +8,15 @@ use weft_config::wire::LeaveResponse;
 
 use super::Caller;
 use super::hub::{Hub, Proxy, State};
+use super::refusals::REFUSALS_MAX;
 use crate::index::{Touched, Type};
+
+/// Who leaves something unanswered for so long is not waited for any more: it would hold up
+/// every workload that leaves, each for as long as it may. What it still sends to one that has
+/// left is told "unprocessed" there, and goes elsewhere.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Workloads that a line of the log names.
+const NAMED_MAX: usize = 5;
 
 /// A workload that leaves, for as long as its pod is there.
 #[derive(Debug)]
@@ -31,6 +39,8 @@ pub struct Farewell {
     /// Workloads whose proxies have been seen to use it. A proxy may come back under
     /// another number.
     users: BTreeSet<String>,
+    /// Those of them that were connected and did not know when it was asked last.
+    unknowing: BTreeSet<String>,
 }
 
 /// How many use a workload that leaves, and how many of them know. Who is not
@@ -39,7 +49,7 @@ pub struct Farewell {
 pub struct Standing {
     pub users: usize,
     pub acknowledged: usize,
-    /// Connected, and yet to answer.
+    /// Connected, and yet to answer; waited for.
     pub behind: usize,
 }
 
@@ -58,6 +68,7 @@ impl Hub {
         };
         let _ = tokio::time::timeout(limit, waiting).await;
         let standing = self.standing(&mut farewell);
+        self.note_unknowing(&farewell);
         self.metrics.leaves.count(match standing.behind {
             0 => "acknowledged",
             _ => "timed_out",
@@ -93,6 +104,7 @@ impl Hub {
             services: state.index.services_of(uid),
             since,
             users: BTreeSet::new(),
+            unknowing: BTreeSet::new(),
         })
     }
 
@@ -104,21 +116,45 @@ impl Hub {
         if let Some(leaving) = state.leaving.get(&farewell.uid) {
             farewell.since = leaving.since;
         }
-        let (mut knowing, mut behind) = (BTreeSet::new(), BTreeSet::new());
+        let [mut knowing, mut behind, mut silent] = [(); 3].map(|()| BTreeSet::new());
         for proxy in state.users(farewell) {
-            let workload = proxy.status.workload.clone();
-            match !needed && state.knows(proxy, farewell) {
-                true => knowing.insert(workload),
-                false => behind.insert(workload),
+            let is_silent = proxy.asked.is_some_and(|at| at.elapsed() >= SILENCE_MAX);
+            let group = match !needed && state.knows(proxy, farewell) {
+                true => &mut knowing,
+                false if is_silent => &mut silent,
+                false => &mut behind,
             };
+            group.insert(proxy.status.workload.clone());
         }
-        farewell
-            .users
-            .extend(knowing.iter().chain(&behind).cloned());
+        let all = knowing.iter().chain(&behind).chain(&silent);
+        farewell.users.extend(all.cloned());
+        farewell.unknowing = behind.union(&silent).cloned().collect();
         Standing {
             users: farewell.users.len(),
-            acknowledged: knowing.difference(&behind).count(),
+            acknowledged: knowing.difference(&farewell.unknowing).count(),
             behind: behind.len(),
+        }
+    }
+
+    /// Says who did not know in time.
+    fn note_unknowing(&self, farewell: &Farewell) {
+        let unknowing = &farewell.unknowing;
+        if unknowing.is_empty() {
+            return;
+        }
+        if let Some(left_out) = self.may_log(&["unknowing"]) {
+            let named: Vec<&str> = unknowing
+                .iter()
+                .take(NAMED_MAX)
+                .map(String::as_str)
+                .collect();
+            tracing::warn!(
+                workload = farewell.uid,
+                count = unknowing.len(),
+                proxies = named.join(" "),
+                left_out,
+                "a workload leaves, and proxies that use it have not acknowledged it"
+            );
         }
     }
 }
@@ -175,7 +211,11 @@ impl State {
             let mut refused = proxy.status.refused.iter();
             refused.any(|refusal| refusal.resource == resource)
         };
-        self.acknowledged(proxy) >= farewell.since && !farewell.services.iter().any(refuses)
+        // There may be more refusals than are told of.
+        let refuses_much = proxy.status.refused.len() >= REFUSALS_MAX;
+        self.acknowledged(proxy) >= farewell.since
+            && !refuses_much
+            && !farewell.services.iter().any(refuses)
     }
 }
 

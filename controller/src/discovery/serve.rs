@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rcgen::KeyPair;
@@ -20,6 +20,7 @@ use webpki::EndEntityCert;
 use weft_config::spiffe::{self, SpiffeId};
 
 use super::hub::Hub;
+use super::limits::Arrivals;
 use super::{Caller, Service};
 use crate::services::workloads_server::WorkloadsServer;
 use crate::services::xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
@@ -54,6 +55,7 @@ pub const REFUSALS: &[&str] = &[
     "unproven",
     "unproven_max",
     "connections_max",
+    "connections_rate",
 ];
 /// The UID in a controller's own certificate.
 const WORKLOAD: &str = "controller";
@@ -120,6 +122,7 @@ pub async fn run(
         of_address: Tally::new(UNPROVEN_OF_ADDRESS_MAX),
         of_workload: Tally::new(CONNECTIONS_OF_WORKLOAD_MAX),
     });
+    let mut arrivals = Arrivals::default();
     loop {
         let Ok(all) = Arc::clone(&places.all).acquire_owned().await else {
             return Ok(());
@@ -134,22 +137,23 @@ pub async fn run(
                 continue;
             }
         };
+        let connection = Connection {
+            peer,
+            hub: Arc::clone(&hub),
+            places: Arc::clone(&places),
+        };
+        if !arrivals.admit(peer.ip().to_canonical(), Instant::now()) {
+            connection.refused("connections_rate", "too many from its address");
+            continue;
+        }
         let unproven = Arc::clone(&places.unproven).try_acquire_owned().ok();
         let Some(unproven) = unproven.zip(places.of_address.take(&peer.ip().to_string())) else {
-            hub.metrics.connections_refused.count("unproven_max");
-            if let Some(left_out) = hub.may_log(&["unproven_max", &peer.ip().to_string()]) {
-                tracing::warn!(%peer, reason = "unproven_max", left_out, "connection refused");
-            }
+            connection.refused("unproven_max", "too many that have proved nothing");
             continue;
         };
         let place = Place {
             _all: all,
             unproven: Some(unproven),
-        };
-        let connection = Connection {
-            peer,
-            hub: Arc::clone(&hub),
-            places: Arc::clone(&places),
         };
         tokio::spawn(connection.run(tcp, tls.load_full(), place));
     }

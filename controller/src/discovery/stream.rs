@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use prost_types::Any;
 use tokio::sync::{Notify, mpsc};
@@ -19,12 +20,17 @@ use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Reso
 
 use super::Caller;
 use super::hub::{Hub, seconds_now};
+use super::limits::Pace;
 use super::refusals::{Refusals, shortened};
 use crate::index::Type;
 
 /// Resources that one proxy may want.
 pub const SUBSCRIPTIONS_MAX: usize = 50_000;
 const NAME_BYTES_MAX: usize = 512;
+/// Bytes of their names.
+const NAMES_BYTES_MAX: usize = 4 << 20;
+/// What a request costs of what a stream may ask for in a while, beside a unit for each name.
+const REQUEST_COST: usize = 16;
 /// Responses that wait to be written: one of each type, and room.
 const RESPONSES_MAX: usize = 8;
 /// Bytes of resources in a response; what is more comes in the next.
@@ -115,6 +121,10 @@ pub struct Session {
     count: u64,
     refused: Refusals,
     said: Option<Said>,
+    names_bytes: usize,
+    pace: Pace,
+    /// It has answered something since the hub was told.
+    has_answered: bool,
     /// What it holds is newer than ours.
     is_behind: bool,
     /// How far we had read when it was told so.
@@ -162,6 +172,8 @@ async fn carry(
                     }
                 }
                 session.tell();
+                // Who asks for more than any proxy needs waits, and the others do not.
+                tokio::time::sleep(session.pace.pause(Instant::now())).await;
             }
             Err(end) => {
                 let _ = responses.send(Err(session.ended(end))).await;
@@ -185,6 +197,9 @@ async fn take(
         };
         if let Err(end) = session.receive(request) {
             return Some(Err(end));
+        }
+        if !session.pace.pause(Instant::now()).is_zero() {
+            return Some(Ok(()));
         }
         next = tokio::select! {
             biased;
@@ -226,6 +241,9 @@ impl Session {
             count: 0,
             refused: Refusals::default(),
             said: None,
+            names_bytes: 0,
+            pace: Pace::default(),
+            has_answered: false,
             is_behind: false,
             told: BTreeMap::new(),
             begun: false,
@@ -296,8 +314,18 @@ impl Session {
                 shortened(&request.type_url).escape_debug()
             )));
         };
+        let (add, drop) = (
+            &request.resource_names_subscribe,
+            &request.resource_names_unsubscribe,
+        );
+        let names = add.len() + drop.len() + request.initial_resource_versions.len();
+        self.pace.spend(REQUEST_COST + names, Instant::now());
         let total: usize = self.types.values().map(|of| of.names.len()).sum();
-        if total + request.resource_names_subscribe.len() > SUBSCRIPTIONS_MAX {
+        let bytes: usize = add.iter().map(String::len).sum();
+        if total + add.len() > SUBSCRIPTIONS_MAX
+            || drop.len() > SUBSCRIPTIONS_MAX
+            || self.names_bytes + bytes > NAMES_BYTES_MAX
+        {
             let status = Status::resource_exhausted("too many subscriptions on one stream");
             return Err(("subscriptions_max", status));
         }
@@ -305,7 +333,9 @@ impl Session {
             return Ok(());
         };
         for name in request.resource_names_unsubscribe {
-            of.names.remove(&name);
+            if of.names.remove(&name).is_some() {
+                self.names_bytes = self.names_bytes.saturating_sub(name.len());
+            }
             of.dirty.remove(&name);
             of.newer.remove(&name);
             self.hub.unsubscribe(self.id, kind, &name);
@@ -323,11 +353,15 @@ impl Session {
             if held.is_some() && self.is_behind {
                 of.newer.insert(name.clone());
             }
-            of.names.insert(name, held);
+            let length = name.len();
+            if of.names.insert(name, held).is_none() {
+                self.names_bytes += length;
+            }
         }
         let nonce = &request.response_nonce;
         if let Some(answered) = of.unanswered.take_if(|of| of.nonce == *nonce) {
             let problem = request.error_detail.map(|status| status.message);
+            self.has_answered = true;
             self.answered(kind, &answered.names, problem);
         }
         Ok(())
@@ -433,17 +467,19 @@ impl Session {
         let pending = unanswered.count();
         let resources: usize = self.types.values().map(|of| of.names.len()).sum();
         let (said, refused) = (self.said.take(), self.refused.news());
-        self.hub.progress(self.id, behind, |status| {
-            status.pending = u32::try_from(pending).unwrap_or(u32::MAX);
-            status.resources = u32::try_from(resources).unwrap_or(u32::MAX);
-            if let Some(refused) = refused {
-                status.refused = refused;
-            }
-            if let Some(said) = said {
-                status.version = said.version;
-                status.admin = said.admin.unwrap_or_default();
-                status.signing_root = said.signing_root.unwrap_or_default();
-            }
-        });
+        let has_answered = std::mem::take(&mut self.has_answered);
+        self.hub
+            .progress(self.id, (behind, has_answered), |status| {
+                status.pending = u32::try_from(pending).unwrap_or(u32::MAX);
+                status.resources = u32::try_from(resources).unwrap_or(u32::MAX);
+                if let Some(refused) = refused {
+                    status.refused = refused;
+                }
+                if let Some(said) = said {
+                    status.version = said.version;
+                    status.admin = said.admin.unwrap_or_default();
+                    status.signing_root = said.signing_root.unwrap_or_default();
+                }
+            });
     }
 }
