@@ -21,10 +21,10 @@ mod lag;
 mod outage;
 #[path = "kubernetes/pods.rs"]
 mod pods;
-#[path = "kubernetes/scale.rs"]
-mod scale;
 #[path = "kubernetes/replicas.rs"]
 mod replicas;
+#[path = "kubernetes/scale.rs"]
+mod scale;
 #[path = "kubernetes/source.rs"]
 mod source;
 #[path = "kubernetes/statuses.rs"]

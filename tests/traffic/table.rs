@@ -432,13 +432,12 @@ fn headers() -> Row {
             "/response",
             &format!("{{type: ResponseHeaderModifier, responseHeaderModifier: {{{modify}}}}}"),
         ),
-        format!(
-            "{{matches: [{{path: {{value: /backend}}}}], filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{add: [{{name: x-add, value: rule}}]}}}}], \
-             backendRefs: [{{name: web, port: 80, filters: [\
-             {{type: RequestHeaderModifier, requestHeaderModifier: {{add: [{{name: x-add, value: backend}}], remove: [x-gone]}}}}, \
-             {{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: x-set, value: backend}}]}}}}]}}, \
-             {{name: next, port: 80, weight: 0, filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{add: [{{name: x-add, value: never}}]}}}}]}}]}}"
-        ),
+        "{matches: [{path: {value: /backend}}], filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: x-add, value: rule}]}}], \
+         backendRefs: [{name: web, port: 80, filters: [\
+         {type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: x-add, value: backend}], remove: [x-gone]}}, \
+         {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-set, value: backend}]}}]}, \
+         {name: next, port: 80, weight: 0, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: x-add, value: never}]}}]}]}"
+            .to_owned(),
         filtered(
             "/host",
             "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: set.example}]}}",
