@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use tokio::sync::watch;
+
 use super::hub::Hub;
 use crate::api::mark::{self, Awaited, Marks};
-use crate::source::Behind;
 
 impl Hub {
     /// Takes up how far the source has read, before what it has read is.
@@ -62,7 +63,7 @@ impl Hub {
     }
 
     /// What proxies know of and we have yet to read.
-    pub fn behind(&self) -> Behind {
+    pub fn behind(&self) -> watch::Receiver<Vec<Awaited>> {
         self.behind.subscribe()
     }
 }
