@@ -35,9 +35,9 @@ conformance: ## Gateway API's conformance suite against Weft in a real Kubernete
 	@scripts/setup test
 	tests/cluster/cluster run cargo run $(LOCKED) -p weft-tests --bin conformance
 
-faults-cluster: ## Controllers and the API server of a real Kubernetes killed under load: what is lost, how long it takes to heal (root)
+faults-cluster: ## Controllers and the API server of a real Kubernetes killed under load: what is lost, how long it takes to heal (root; ARGS="leader all")
 	@scripts/setup test
-	tests/cluster/cluster run cargo run $(LOCKED) -p weft-tests --bin faults-cluster
+	tests/cluster/cluster run cargo run $(LOCKED) -p weft-tests --bin faults-cluster -- $(ARGS)
 
 images: ## Container images of proxy and controller: target/images/*.tar (PREFIX=, TAG=, PROFILE=quick, BUILDER=docker|buildah)
 	@scripts/setup images

@@ -8,7 +8,6 @@ use weft_tests::replicas::{Extent, losses, run, table};
 const SHORT: Extent = Extent {
     away: Duration::from_secs(40),
     down: Duration::from_secs(10),
-    returns: false,
 };
 
 #[test]
@@ -17,7 +16,7 @@ fn controllers_and_the_api_server_die_and_nothing_is_lost() {
         return;
     };
     let _alone = super::alone();
-    let rows = run(&cluster, SHORT);
+    let rows = run(&cluster, SHORT, &[]);
     println!("{}", table(&rows));
     let losses = losses(&rows);
     assert!(losses.is_empty(), "{losses}{}", install::logs(&cluster));

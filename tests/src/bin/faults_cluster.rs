@@ -1,4 +1,5 @@
-//! The controllers and the API server killed under load, in full: `make faults-cluster`.
+//! The controllers and the API server killed under load, in full: `make faults-cluster`
+//! (ARGS: how the faults that are wanted begin).
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,15 +9,15 @@ use weft_tests::replicas::{Extent, losses, run, table};
 
 const FULL: Extent = Extent {
     away: Duration::from_secs(300),
-    down: Duration::from_secs(60),
-    returns: true,
+    down: Duration::from_secs(30),
 };
 
 fn main() -> ExitCode {
     let Some(cluster) = install::connect() else {
         return ExitCode::FAILURE;
     };
-    let rows = run(&cluster, FULL);
+    let only: Vec<String> = std::env::args().skip(1).collect();
+    let rows = run(&cluster, FULL, &only);
     println!("{}", table(&rows));
     let losses = losses(&rows);
     print!("{losses}");
