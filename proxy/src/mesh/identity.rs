@@ -24,6 +24,8 @@ use crate::services::workloads_client::WorkloadsClient;
 const RENEW_SPREAD: Duration = Duration::from_secs(3);
 /// However short a certificate's life is, and whatever a clock says.
 const RENEW_MIN: Duration = Duration::from_millis(500);
+/// The longest pause between attempts: each may cost the API server the review of a token.
+const RETRY_MAX: Duration = Duration::from_secs(20);
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A token of more bytes is none.
 const TOKEN_BYTES_MAX: u64 = 64 * 1024;
@@ -39,7 +41,7 @@ pub async fn run(client: Arc<Client>) {
         tracing::info!(remaining = ?restored.remaining(), "using the certificate of an earlier process");
         present = install(&client, restored);
     }
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(RETRY_MAX);
     let mut attempt = 0;
     loop {
         if present {

@@ -33,13 +33,10 @@ use crate::state::Shared;
 use crate::state::mesh::{MeshState, Question};
 use controllers::Controllers;
 use credentials::Credentials;
-pub use discovery::COALESCE;
+pub use discovery::{COALESCE, RECONNECT_MAX};
 
-/// First and longest pause between attempts. As long as nobody answers, a thousand proxies make
-/// some 250 attempts a second; who waits much longer is out of date for as much longer once
-/// there is a controller again.
+/// The first pause between attempts.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// What the tasks of the client share.
 #[derive(Debug)]
@@ -108,19 +105,29 @@ impl MeshClient {
 }
 
 /// Grows with each attempt, and is different for everybody.
-#[derive(Debug, Default)]
-pub struct Backoff(u32);
+#[derive(Debug)]
+pub struct Backoff {
+    attempts: u32,
+    longest: Duration,
+}
 
 impl Backoff {
+    pub fn new(longest: Duration) -> Self {
+        Self {
+            attempts: 0,
+            longest,
+        }
+    }
+
     pub fn reset(&mut self) {
-        self.0 = 0;
+        self.attempts = 0;
     }
 
     pub async fn pause(&mut self) {
         let longest = BACKOFF_FIRST
-            .saturating_mul(1 << self.0.min(10))
-            .min(BACKOFF_MAX);
-        self.0 = self.0.saturating_add(1);
+            .saturating_mul(1 << self.attempts.min(10))
+            .min(self.longest);
+        self.attempts = self.attempts.saturating_add(1);
         let share = rand::rng().random_range(0.5..1.0);
         tokio::time::sleep(longest.mul_f64(share)).await;
     }

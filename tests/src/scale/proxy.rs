@@ -23,7 +23,7 @@ use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Stat
 use weft_proxy::mesh::credentials::Credentials;
 use weft_proxy::mesh::link::{self, Link};
 use weft_proxy::mesh::store::{Effect, Kind, Store};
-use weft_proxy::mesh::{Backoff, COALESCE};
+use weft_proxy::mesh::{Backoff, COALESCE, RECONNECT_MAX};
 use weft_proxy::net::tls::mesh::{Svid, Trust};
 use weft_proxy::services::workloads_client::WorkloadsClient;
 use weft_proxy::services::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -101,7 +101,7 @@ impl Proxy {
 
     /// For as long as the run lasts.
     pub async fn run(mut self) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(RECONNECT_MAX);
         let credentials = loop {
             match self.sign().await {
                 Ok(credentials) => break credentials,
