@@ -180,18 +180,19 @@ pub fn watches(watches: &[WatchStatus]) -> impl Iterator<Item = String> {
     broken.map(|of| format!("cannot watch {}: {}", of.kind, of.message))
 }
 
-/// Objects that are not accepted as they are, and why.
+/// Objects that are not accepted as they are, or not as a whole, and why.
 pub fn objects(objects: &[ObjectStatus]) -> Vec<String> {
     let mut problems = Vec::new();
     for object in objects {
         let refused = object
             .conditions
             .iter()
-            .filter(|condition| !condition.status);
+            .filter(|condition| condition.is_bad());
         problems.extend(refused.map(|condition| {
             let (kind, reason) = (&condition.kind, &condition.reason);
+            let not = if condition.status { "" } else { "not " };
             format!(
-                "{}: not {kind}: {reason}: {}",
+                "{}: {not}{kind}: {reason}: {}",
                 name(object),
                 condition.message
             )

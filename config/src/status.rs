@@ -118,6 +118,14 @@ pub struct Condition {
     pub observed_generation: i64,
 }
 
+impl Condition {
+    /// Whether somebody has to look at it: it is false, or the one that is bad news when true
+    /// (Gateway API's).
+    pub fn is_bad(&self) -> bool {
+        self.status == (self.kind == "PartiallyInvalid")
+    }
+}
+
 fn is_zero(generation: &i64) -> bool {
     *generation == 0
 }

@@ -242,7 +242,7 @@ impl Figures {
         [
             (
                 "objects_faulty",
-                "Objects with a condition that is false",
+                "Objects that something is wrong with",
                 self.faulty,
             ),
             (

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_config::status::ObjectStatus;
+use weft_config::status::{Condition, ObjectStatus};
 
 use super::unit::Unit;
 use super::{Index, Name};
@@ -102,7 +102,7 @@ fn key((kind, namespace, name): &Subject<'_>) -> Option<Key> {
 impl Index {
     /// How many objects something is wrong with.
     pub fn faulty(&self) -> usize {
-        let is_wrong = |of: &&ObjectStatus| of.conditions.iter().any(|condition| !condition.status);
+        let is_wrong = |of: &&ObjectStatus| of.conditions.iter().any(Condition::is_bad);
         self.said.all().filter(is_wrong).count()
     }
 
