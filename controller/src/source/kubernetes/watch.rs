@@ -55,7 +55,8 @@ const PAGE_MAX: Duration = Duration::from_secs(30);
 /// How often a kind that is missing is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
-const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+/// Some watches of some replicas: an API server that comes back is not overrun, and found soon.
+const BACK_OFF_MAX: Duration = Duration::from_secs(8);
 /// What fails again and again is logged this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
