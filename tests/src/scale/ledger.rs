@@ -201,3 +201,36 @@ fn standing(books: &Books) -> Standing {
         received: books.received,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_has_come_through_when_all_who_use_it_have_it_in_force() {
+        let ledger = Ledger::default();
+        let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
+        let gone = || Change {
+            port: "a/b:80".to_owned(),
+            address,
+            listed: false,
+        };
+        let (with, without) = (BTreeSet::from([address]), BTreeSet::new());
+        ledger.begin(gone(), BTreeSet::from([1, 2]));
+        // As it was, another port, and who is not waited for.
+        ledger.in_force(1, "a/b:80", &with);
+        ledger.in_force(2, "a/c:80", &without);
+        ledger.in_force(3, "a/b:80", &without);
+        ledger.in_force(2, "a/b:80", &without);
+        assert!(ledger.is_pending("a/b:80"));
+        ledger.in_force(1, "a/b:80", &without);
+        assert!(!ledger.is_pending("a/b:80"));
+        assert_eq!(ledger.took().len(), 1);
+        assert!(ledger.mistakes().is_empty());
+        // Nobody would ever end these.
+        ledger.begin(gone(), BTreeSet::new());
+        ledger.begin(gone(), BTreeSet::from([1]));
+        ledger.begin(gone(), BTreeSet::from([1]));
+        assert_eq!(ledger.mistakes(), ["2 in all"]);
+    }
+}
