@@ -164,7 +164,9 @@ impl Candidate {
 
     fn publish(&self) {
         let leads = self.elector.lock().is_leader(self.begun.elapsed());
-        if self.leads.send_replace(leads) != leads {
+        // Told only when it changes: whoever hears it looks at everything anew.
+        let turned = |before: &mut bool| std::mem::replace(before, leads) != leads;
+        if self.leads.send_if_modified(turned) {
             match leads {
                 true => tracing::info!(name = self.name, "leads: writes statuses"),
                 false => tracing::info!(name = self.name, "leads no more"),
@@ -306,5 +308,24 @@ mod tests {
         assert_eq!(other.lease_transitions, Some(1));
         assert_eq!(other.holder_identity.as_deref(), Some("b"));
         assert_eq!(other.lease_duration_seconds, Some(15));
+    }
+
+    #[tokio::test]
+    async fn it_is_told_when_it_changes_and_not_each_time_it_is_renewed() {
+        let api = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let candidate = Candidate::new(Client::try_from(api).unwrap(), "weft-system", "a");
+        let mut leads = candidate.leads();
+        candidate.publish();
+        assert!(
+            !leads.has_changed().unwrap(),
+            "it did not lead, and does not"
+        );
+        for _ in 0..2 {
+            candidate.elector.lock().renewed(candidate.begun.elapsed());
+            candidate.publish();
+        }
+        assert!(*leads.borrow_and_update());
+        candidate.publish();
+        assert!(!leads.has_changed().unwrap(), "renewed");
     }
 }

@@ -132,6 +132,14 @@ fn a_status_that_cannot_be_written_is_named_and_holds_up_no_other() {
     });
 }
 
+struct Peace<'a>(&'a AtomicBool);
+
+impl Drop for Peace<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_status_that_somebody_changes_back_is_named_and_written_ever_more_rarely() {
     let Some(cluster) = Cluster::connect() else {
@@ -147,7 +155,7 @@ fn a_status_that_somebody_changes_back_is_named_and_written_ever_more_rarely() {
     let ends = AtomicBool::new(false);
     let object = format!("HTTPRoute {}/fought", space.name);
     let named = std::thread::scope(|scope| {
-        let fight = scope.spawn(|| {
+        scope.spawn(|| {
             let patch = "{\"status\":{\"parents\":[]}}";
             let of = ["-n", &space.name, "patch", "httproute", "fought"];
             let how = ["--subresource=status", "--type=merge", "-p", patch];
@@ -156,14 +164,14 @@ fn a_status_that_somebody_changes_back_is_named_and_written_ever_more_rarely() {
                 let _patched = cluster.try_kubectl(&arguments);
             }
         });
+        // However this ends, so does that.
+        let _peace = Peace(&ends);
         eventually_within(PATIENCE, "another's status", || {
             is_told(&cluster, &space, "other").then_some(())
         });
         let named = eventually_within(PATIENCE, "who is fought over", || {
             unwritten(&controller, &object)
         });
-        ends.store(true, Ordering::Relaxed);
-        let _ended = fight.join();
         named
     });
     let said = named["problem"].as_str().unwrap_or("");
