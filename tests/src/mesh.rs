@@ -23,6 +23,8 @@ use crate::upstream::Upstream;
 
 /// Where sidecars take mTLS.
 const MESH_PORT: u16 = 14008;
+/// Longer than any clock here is off.
+const TOKEN_LIFE: Duration = Duration::from_secs(2 * 3600);
 /// Where every application listens.
 pub const APPLICATION_PORT: u16 = 8080;
 
@@ -33,6 +35,8 @@ pub struct Mesh {
     pub admin: SocketAddr,
     /// What sidecars that are started from now on are told, in this order.
     pub controllers: Vec<SocketAddr>,
+    /// How far their clocks are off, as `faketime -f` takes it (`-1h`); empty: they are right.
+    pub clock: &'static str,
 }
 
 /// A further controller of the same mesh.
@@ -45,7 +49,7 @@ pub struct Replica {
 impl Replica {
     /// Starts it again, where it was.
     pub fn restart(&mut self, mesh: &Mesh) {
-        self.program = start_controller(mesh.folder.path(), self.listen, self.admin);
+        self.program = start_controller(mesh.folder.path(), self.listen, self.admin, "");
     }
 }
 
@@ -109,10 +113,23 @@ pub fn status_at(admin: SocketAddr) -> Status {
     serde_json::from_slice(&answer.body).expect("it answers its status")
 }
 
-fn start_controller(folder: &Path, listen: SocketAddr, admin: SocketAddr) -> Program {
+/// A program whose clock is off: what faketime(1) would load before it, without that program, which
+/// would stand between a signal and ours.
+fn clocked(program: &Path, clock: &str) -> Command {
+    let mut command = Command::new(program);
+    if !clock.is_empty() {
+        command
+            .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1")
+            .env("FAKETIME", clock)
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    }
+    command
+}
+
+fn start_controller(folder: &Path, listen: SocketAddr, admin: SocketAddr, clock: &str) -> Program {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let binary = BUILT.get_or_init(|| built("weft-controller", "weft-controller"));
-    let mut command = Command::new(binary);
+    let mut command = clocked(binary, clock);
     command
         .arg("--manifests")
         .arg(folder.join("manifests"))
@@ -137,24 +154,32 @@ impl Mesh {
     /// The same with the controller at an address that others reach.
     #[must_use]
     pub fn start_at(listen: SocketAddr) -> Self {
-        Self::start_in(TempDir::new().expect("a folder can be made"), listen)
+        Self::start_in(TempDir::new().expect("a folder can be made"), listen, "")
+    }
+
+    /// The same with a controller whose clock is off; see `clock`.
+    #[must_use]
+    pub fn start_clocked(clock: &str) -> Self {
+        let folder = TempDir::new().expect("a folder can be made");
+        Self::start_in(folder, port::free_address(), clock)
     }
 
     /// The same with an authority that is given: the folder has `ca/ca.crt` and `ca/ca.key`.
     #[must_use]
     pub fn start_given(folder: TempDir) -> Self {
-        Self::start_in(folder, port::free_address())
+        Self::start_in(folder, port::free_address(), "")
     }
 
-    fn start_in(folder: TempDir, listen: SocketAddr) -> Self {
+    fn start_in(folder: TempDir, listen: SocketAddr, clock: &str) -> Self {
         fs::create_dir(folder.path().join("manifests")).expect("a folder can be made");
         let admin = port::free_address();
         Self {
-            controller: start_controller(folder.path(), listen, admin),
+            controller: start_controller(folder.path(), listen, admin, clock),
             folder,
             listen,
             admin,
             controllers: vec![listen],
+            clock: "",
         }
     }
 
@@ -164,7 +189,7 @@ impl Mesh {
         let (listen, admin) = (port::free_address(), port::free_address());
         self.controllers.push(listen);
         Replica {
-            program: start_controller(self.folder.path(), listen, admin),
+            program: start_controller(self.folder.path(), listen, admin, ""),
             listen,
             admin,
         }
@@ -172,7 +197,7 @@ impl Mesh {
 
     /// Starts the controller again, where it was.
     pub fn restart_controller(&mut self) {
-        self.controller = start_controller(self.folder.path(), self.listen, self.admin);
+        self.controller = start_controller(self.folder.path(), self.listen, self.admin, "");
     }
 
     /// Writes a manifest, whole.
@@ -319,8 +344,8 @@ impl Mesh {
     /// A fresh token, in a file.
     fn token(&self, account: &str, uid: &str) -> PathBuf {
         let ca = self.folder.path().join("ca");
-        let token = token::mint(&ca, ("shop", account, uid), Duration::from_secs(60), 1)
-            .expect("a token can be made");
+        let token =
+            token::mint(&ca, ("shop", account, uid), TOKEN_LIFE, 1).expect("a token can be made");
         let file = self.folder.path().join(format!("{uid}.token"));
         fs::write(&file, token).expect("it can be written");
         file
@@ -362,7 +387,11 @@ impl Mesh {
             "listeners": listeners,
         });
         Sidecar {
-            proxy: Proxy::start(config),
+            proxy: Proxy::start_as(config, |folder| {
+                let mut command = clocked(binary(), self.clock);
+                command.arg("--config").arg(folder.join("weft.yaml"));
+                command
+            }),
             address,
             uid: uid.to_owned(),
             upstreams: Vec::new(),
