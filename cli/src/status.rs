@@ -127,7 +127,12 @@ pub fn problems(known: &Known) -> Vec<String> {
         let name = &controller.name;
         match &controller.answer {
             Ok(status) => {
-                problems.extend(watches(&status.watches).map(|of| format!("{name}: {of}")))
+                problems.extend(watches(&status.watches).map(|of| format!("{name}: {of}")));
+                let unwritten = status.unwritten.iter();
+                problems.extend(unwritten.map(|of| {
+                    let (object, tries, problem) = (&of.object, of.tries, &of.problem);
+                    format!("{object}: its status, after {tries} tries: {problem}")
+                }));
             }
             Err(error) => problems.push(format!("{name}: does not answer: {error}")),
         }
@@ -399,7 +404,7 @@ mod tests {
     use crate::cluster::PodName;
     use crate::mesh::Controller;
     use std::collections::HashMap;
-    use weft_config::status::{Condition, ProxyStatus, Refusal, Status};
+    use weft_config::status::{Condition, ProxyStatus, Refusal, Status, Unwritten};
 
     fn status() -> Status {
         Status {
@@ -516,7 +521,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_wrong() {
         type Change = fn(&mut Status);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 9] = [
             (
                 |of| of.roots[0].not_after = of.now + 60,
                 "root 0123456789ab expires in 1m 0s",
@@ -536,6 +541,17 @@ mod tests {
             (
                 |of| of.proxies[0].acknowledged = 6,
                 "web-1: is behind: revision 6 of 7",
+            ),
+            (
+                |of| {
+                    of.unwritten.push(Unwritten {
+                        object: "HTTPRoute shop/web".to_owned(),
+                        problem: "denied by a webhook".to_owned(),
+                        tries: 4,
+                        since: 1,
+                    });
+                },
+                "HTTPRoute shop/web: its status, after 4 tries: denied by a webhook",
             ),
             (
                 |of| {
