@@ -22,8 +22,8 @@ async fn every_metric_is_documented_and_no_other() {
         (page.contains("kind=\"Service\"") && page.contains("workload=\"uid-1\"")).then_some(page)
     })
     .await;
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/mesh.md");
-    let text = fs::read_to_string(file).unwrap();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let text = fs::read_to_string(docs.join("mesh.md")).unwrap();
     let (_, section) = text.split_once("## The controller's metrics").unwrap();
     let table = section.split("\n## ").next().unwrap();
     let documented: BTreeSet<&str> = table
@@ -37,6 +37,14 @@ async fn every_metric_is_documented_and_no_other() {
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
     assert_eq!(documented, shown);
+    // Elsewhere no name is wrong.
+    let limits = fs::read_to_string(docs.join("limits.md")).unwrap();
+    for name in limits
+        .split('`')
+        .filter(|of| of.starts_with("weft_controller_"))
+    {
+        assert!(documented.contains(name), "limits.md names {name}");
+    }
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let Some((name, rest)) = line.split_once('{') else {
             continue;

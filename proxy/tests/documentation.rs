@@ -54,9 +54,12 @@ fn every_metric_is_documented_and_no_other() {
         "README.md",
         "ARCHITECTURE.md",
     ] {
-        for name in names(&read(page), '`', &["weft_"]) {
+        let text = read(page);
+        let all = names(&text, '`', &["weft_"]);
+        // The controller's own tests hold those to its metrics.
+        for name in all.iter().filter(|of| !of.starts_with("weft_controller_")) {
             assert!(
-                metrics.contains(&name),
+                metrics.contains(name),
                 "{page} names {name}, which is no metric"
             );
         }
