@@ -95,7 +95,10 @@ fn pass(mut from: TcpStream, mut to: TcpStream, goes_on: impl Fn() -> bool) {
     while let Ok(count) = from.read(&mut bytes) {
         if !goes_on() {
             // Neither side hears of it.
-            continue;
+            match count {
+                0 => return,
+                _ => continue,
+            }
         }
         let passed = bytes.get(..count).filter(|bytes| !bytes.is_empty());
         if passed.is_none_or(|bytes| to.write_all(bytes).is_err()) {
