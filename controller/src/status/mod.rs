@@ -3,7 +3,7 @@
 //! `patch` (pure) says what is to be written, `queue` (pure) for which object next,
 //! `trouble` what goes wrong. The writer takes the object as the watch has seen it last, so
 //! that what is right costs no request, and writes with that version: when somebody comes
-//! in between, it reads the object.
+//! in between, the watch brings the object as it is then.
 
 mod patch;
 mod queue;
@@ -187,10 +187,9 @@ impl Writer {
         self.troubles.take(&key, outcome, tries, fights, why);
     }
 
-    /// The object as it was seen last: good enough to begin with, since a newer one makes
-    /// the write fail.
+    /// The object as it was seen last: a newer one makes the write fail.
     fn as_seen(&self, turn: &Turn) -> Option<Value> {
-        let seen = (turn.tries == 0).then(|| self.seen.lock().get(&turn.key).cloned())??;
+        let seen = self.seen.lock().get(&turn.key).cloned()?;
         serde_json::from_str(&seen).ok()
     }
 
@@ -199,7 +198,7 @@ impl Writer {
         match seen {
             Some(object) => patch::status(object, desired, &now()).is_none(),
             // It has gone; but the mesh's own object has yet to come.
-            None => turn.tries == 0 && turn.key != mesh::key(&self.mesh),
+            None => turn.key != mesh::key(&self.mesh),
         }
     }
 
@@ -232,14 +231,8 @@ impl Writer {
         let Some((api, resource)) = self.api(key) else {
             return Ok(Outcome::Right);
         };
-        let object = match seen {
-            Some(seen) => seen,
-            None => {
-                let Some(object) = api.get_opt(&key.name).await? else {
-                    return self.create(key, &api, &resource).await;
-                };
-                serde_json::to_value(object).map_err(Error::SerdeError)?
-            }
+        let Some(object) = seen else {
+            return self.create(key, &api, &resource).await;
         };
         let Some(status) = patch::status(&object, desired, &now()) else {
             return Ok(Outcome::Right);

@@ -33,8 +33,10 @@ const PACE_MAX: Duration = Duration::from_secs(60);
 /// After a failure, doubled with each further one.
 const BACK_OFF_MIN: Duration = Duration::from_millis(250);
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
-/// Read and written anew at once: somebody came in between.
+/// Somebody came in between: so often it is written anew once the watch has had the time to
+/// bring what they wrote.
 const CONFLICTS_AT_ONCE: u32 = 3;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
 /// Changed back so often, it is no accident.
 pub const FIGHTS_MIN: u32 = 3;
 
@@ -241,7 +243,7 @@ impl Queue {
                 return 0;
             }
             Outcome::Written(hash) => return self.written(turn.key, hash, again, now),
-            Outcome::Conflict if turn.tries < CONFLICTS_AT_ONCE => Duration::ZERO,
+            Outcome::Conflict if turn.tries < CONFLICTS_AT_ONCE => CONFLICT_PAUSE,
             Outcome::Conflict | Outcome::Failed => back_off(turn.tries),
         };
         let tries = turn.tries.saturating_add(1);
@@ -319,19 +321,22 @@ mod tests {
     fn one_that_conflicts_every_time_does_not_hold_up_the_others() {
         let mut queue = Queue::default();
         assert!(queue.put(key("a"), at(0)));
+        let mut now = at(0);
         for tries in 0..=CONFLICTS_AT_ONCE {
-            let turn = queue.take(at(0)).unwrap();
+            let turn = queue.take(now).unwrap();
             assert_eq!(turn.tries, tries);
-            queue.done(turn, Outcome::Conflict, at(0));
+            queue.done(turn, Outcome::Conflict, now);
+            now += CONFLICT_PAUSE;
         }
+        now -= CONFLICT_PAUSE;
         // What is new of it does not make it come sooner.
-        assert!(queue.put(key("a"), at(0)));
-        assert!(queue.put(key("b"), at(0)));
-        let other = queue.take(at(0)).unwrap();
+        assert!(queue.put(key("a"), now));
+        assert!(queue.put(key("b"), now));
+        let other = queue.take(now).unwrap();
         assert_eq!(other.key, key("b"));
-        queue.done(other, Outcome::Right, at(0));
-        let due = queue.take(at(0)).unwrap_err().unwrap();
-        assert_eq!(due, back_off(CONFLICTS_AT_ONCE));
+        queue.done(other, Outcome::Right, now);
+        let due = queue.take(now).unwrap_err().unwrap();
+        assert_eq!(due - now, back_off(CONFLICTS_AT_ONCE));
         let turn = queue.take(due).unwrap();
         queue.done(turn, Outcome::Failed, due);
         let later = queue.take(due).unwrap_err().unwrap();
