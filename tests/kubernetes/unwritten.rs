@@ -169,10 +169,9 @@ fn a_status_that_somebody_changes_back_is_named_and_written_ever_more_rarely() {
         eventually_within(PATIENCE, "another's status", || {
             is_told(&cluster, &space, "other").then_some(())
         });
-        let named = eventually_within(PATIENCE, "who is fought over", || {
+        eventually_within(PATIENCE, "who is fought over", || {
             unwritten(&controller, &object)
-        });
-        named
+        })
     });
     let said = named["problem"].as_str().unwrap_or("");
     assert!(said.contains("somebody changes"), "{named}");

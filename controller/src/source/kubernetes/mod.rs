@@ -4,6 +4,7 @@
 //! `api::kinds` says what is watched, `watch` does it, `held` (pure) knows what there is.
 
 mod held;
+mod log;
 mod seen;
 mod watch;
 

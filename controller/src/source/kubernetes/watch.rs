@@ -30,6 +30,7 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt as _;
 
 use super::held::{News, Read};
+use super::log::Log;
 use super::seen::Seen;
 use crate::api::Key;
 use crate::api::kinds::{WATCHED, Watched};
@@ -57,8 +58,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// Some watches of some replicas: an API server that comes back is not overrun, and found soon.
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
-/// What fails again and again is logged this often.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Where an error of the API server's objects is, as far as a file can be named.
 pub const FILE: &str = "kubernetes";
@@ -449,53 +448,4 @@ fn answered(status: &Status) -> String {
 fn back_off(failures: u32, chance: f64) -> Duration {
     let doubled = BACK_OFF_MIN.saturating_mul(2_u32.saturating_pow(failures));
     doubled.min(BACK_OFF_MAX).mul_f64(0.5 + chance / 2.0)
-}
-
-/// Says what changes, and what goes on only so often.
-#[derive(Debug, Default)]
-struct Log {
-    broken_since: Option<Instant>,
-    told: Option<Instant>,
-    was_absent: bool,
-}
-
-impl Log {
-    fn failed(&mut self, of: &Watched, why: &str) {
-        let since = *self.broken_since.get_or_insert_with(Instant::now);
-        if self.told.is_none_or(|told| told.elapsed() >= LOG_INTERVAL) {
-            self.told = Some(Instant::now());
-            tracing::warn!(
-                kind = of.kind,
-                broken_seconds = since.elapsed().as_secs(),
-                why,
-                "cannot watch; what is known stays in force"
-            );
-        }
-    }
-
-    fn absent(&mut self, of: &Watched) {
-        self.broken_since = None;
-        self.told = None;
-        if !std::mem::replace(&mut self.was_absent, true) {
-            tracing::info!(
-                kind = of.kind,
-                group = of.group,
-                "is not installed; it comes on when it is"
-            );
-        }
-    }
-
-    fn well(&mut self, of: &Watched, version: &str) {
-        if let Some(since) = self.broken_since.take() {
-            tracing::info!(
-                kind = of.kind,
-                broken_seconds = since.elapsed().as_secs(),
-                "watched again"
-            );
-        }
-        if std::mem::take(&mut self.was_absent) {
-            tracing::info!(kind = of.kind, version, "is installed now");
-        }
-        self.told = None;
-    }
 }
