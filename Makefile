@@ -16,7 +16,7 @@ SECONDS_EACH ?= 20
 help: ## List these jobs
 	@if [ -t 1 ] && [ -z "$${NO_COLOR:-}" ]; then name=$$'\e[36m' bold=$$'\e[1m' off=$$'\e[0m'; else name= bold= off=; fi; \
 	echo "$${bold}Weft$${off}: make JOB"; \
-	awk -v n="$$name" -v o="$$off" -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %s%-14s%s %s\n", n, $$1, o, $$2}' Makefile
+	awk -v n="$$name" -v o="$$off" -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %s%-15s%s %s\n", n, $$1, o, $$2}' Makefile
 
 demo: ## An online store in a mesh under load: rolled out, scaled, parts killed, nothing lost (ARGS=...)
 	@scripts/setup demo
