@@ -73,6 +73,19 @@ impl Shop {
     }
 }
 
+impl Shop {
+    /// A replica leaves, whom callers at both controllers have used, and nothing is lost.
+    fn leave_without_a_loss(&mut self, loads: Vec<Load>) {
+        let left = self.leave();
+        assert_eq!(left["users"], 2, "{left}");
+        assert_eq!(left["acknowledged"], 2, "{left}");
+        go_on(&loads);
+        for load in loads {
+            load.stop().none_lost();
+        }
+    }
+}
+
 fn go_on(loads: &[Load]) {
     for load in loads {
         load.goes_on(50);
@@ -121,13 +134,7 @@ fn a_controller_that_is_gone_does_not_hold_up_who_leaves() {
     let loads = shop.loads();
     shop.mesh.controller.kill();
     connected(shop.second.admin, &shop.clients[0]);
-    let left = shop.leave();
-    assert_eq!(left["users"], 2, "{left}");
-    assert_eq!(left["acknowledged"], 2, "{left}");
-    go_on(&loads);
-    for load in loads {
-        load.stop().none_lost();
-    }
+    shop.leave_without_a_loss(loads);
 }
 
 /// It still takes connections, as a host does that hangs: nothing ends by itself.
@@ -138,12 +145,7 @@ fn a_controller_that_hangs_is_left_for_the_other() {
     shop.second.program.freeze();
     connected(shop.mesh.admin, &shop.clients[1]);
     go_on(&loads);
-    let left = shop.leave();
-    assert_eq!(left["users"], 2, "{left}");
-    go_on(&loads);
-    for load in loads {
-        load.stop().none_lost();
-    }
+    shop.leave_without_a_loss(loads);
 }
 
 #[test]
@@ -160,11 +162,5 @@ fn who_was_driven_from_its_controller_goes_back_to_it() {
             .any(|proxy| proxy.workload == shop.clients[1].uid)
             .then_some(())
     });
-    let left = shop.leave();
-    assert_eq!(left["users"], 2, "{left}");
-    assert_eq!(left["acknowledged"], 2, "{left}");
-    go_on(&loads);
-    for load in loads {
-        load.stop().none_lost();
-    }
+    shop.leave_without_a_loss(loads);
 }

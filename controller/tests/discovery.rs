@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Controller, Deltas, connect, eventually, leave, service};
+use support::{Controller, Deltas, connect, eventually, leave, pod, service};
 use weft_config::xds::DeltaDiscoveryResponse;
 
 const WEB: &str = "shop/web:80";
@@ -272,12 +272,6 @@ async fn a_refusal_is_visible_until_it_is_mended() {
         refused().await.is_empty().then_some(())
     })
     .await;
-}
-
-fn pod(name: &str, ip: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, uid: {name}, annotations: {{weft.dev/inbound: captured}}}}\nspec: {{serviceAccountName: web, containers: []}}\nstatus: {{podIP: {ip}}}\n---\n"
-    )
 }
 
 #[tokio::test]

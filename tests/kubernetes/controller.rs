@@ -1,7 +1,7 @@
 //! A controller that watches an API server, as a process.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Once, OnceLock};
 
@@ -23,6 +23,16 @@ pub fn install(cluster: &Cluster) {
         let folder = folder.to_str().expect("a path of letters");
         cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", folder]);
     });
+}
+
+/// Writes one for an API server that is behind this address and asks for nothing.
+pub fn kubeconfig(folder: &Path, server: SocketAddr) -> PathBuf {
+    let path = folder.join("kubeconfig");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'http://{server}'}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{}}}}]\n"
+    );
+    std::fs::write(&path, text).expect("written");
+    path
 }
 
 pub struct Controller {

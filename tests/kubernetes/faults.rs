@@ -47,25 +47,7 @@ fn controllers_that_are_upgraded_or_gone_cost_nothing() {
     let namespace = store(&cluster, "upgrade");
     install::install(&cluster, &["controller.podAnnotations.version=other"]);
     // While none runs, pods that are there go on, and those that leave do it without a loss.
-    let deployment = [
-        "-n",
-        NAMESPACE,
-        "scale",
-        "deployment/weft-controller",
-        "--replicas",
-    ];
-    cluster.kubectl(&[&deployment[..], &["0"]].concat());
-    let gone = [
-        "-n",
-        NAMESPACE,
-        "wait",
-        "--for=delete",
-        "pod",
-        "-l",
-        "app.kubernetes.io/component=controller",
-        "--timeout=60s",
-    ];
-    cluster.kubectl(&gone);
+    install::send_away(&cluster);
     namespace.kubectl(&["scale", "deployment/web", "--replicas", "2"]);
     namespace.rolled_out("web");
     // kube-system and namespaces without the label get their pods all the same.
@@ -84,7 +66,7 @@ fn controllers_that_are_upgraded_or_gone_cost_nothing() {
     ]);
     let said = cluster.try_apply(&pod.replace("NAMESPACE", &namespace.name));
     assert!(!said.status.success(), "a pod started outside the mesh");
-    cluster.kubectl(&[&deployment[..], &["2"]].concat());
+    install::scale(&cluster, 2);
     cluster.kubectl(&[
         "-n",
         NAMESPACE,

@@ -19,7 +19,7 @@ use weft_tests::proxy::Proxy;
 use weft_tests::upstream::Upstream;
 use weft_tests::{eventually, eventually_within, port};
 
-use crate::controller::{Controller, install};
+use crate::controller::{Controller, install, kubeconfig};
 
 /// The node's own address: endpoints may not be on loopback.
 const NODE: [u8; 4] = [10, 200, 0, 1];
@@ -74,13 +74,7 @@ impl Way {
     }
 
     fn kubeconfig(&self) -> PathBuf {
-        let path = self.folder.path().join("kubeconfig");
-        let text = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'http://{}'}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{}}}}]\n",
-            self.address
-        );
-        std::fs::write(&path, text).expect("written");
-        path
+        kubeconfig(self.folder.path(), self.address)
     }
 
     /// Holds up what is connected, or lets others in again.

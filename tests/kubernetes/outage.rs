@@ -16,7 +16,7 @@ use weft_tests::cluster::Cluster;
 use weft_tests::process::Program;
 use weft_tests::{eventually, eventually_within, port};
 
-use crate::controller::{Controller, install};
+use crate::controller::{Controller, install, kubeconfig};
 
 /// Longer than the longest pause between two attempts.
 const BACK_OFF: Duration = Duration::from_secs(60);
@@ -38,13 +38,7 @@ impl Road {
     }
 
     fn kubeconfig(&self) -> PathBuf {
-        let path = self.folder.path().join("kubeconfig");
-        let text = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'http://{}'}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{}}}}]\n",
-            self.address
-        );
-        std::fs::write(&path, text).expect("written");
-        path
+        kubeconfig(self.folder.path(), self.address)
     }
 
     fn open(&mut self, cluster: &Cluster) {

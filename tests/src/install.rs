@@ -92,18 +92,7 @@ impl Away {
         if !is_installed {
             return Self(None);
         }
-        scale(cluster, 0);
-        let gone = [
-            "-n",
-            NAMESPACE,
-            "wait",
-            "--for=delete",
-            "pod",
-            "-l",
-            SELECTOR,
-            "--timeout=60s",
-        ];
-        cluster.kubectl(&gone);
+        send_away(cluster);
         Self(Some(cluster.clone()))
     }
 }
@@ -123,6 +112,22 @@ impl Drop for Away {
             let _back = cluster.try_kubectl(&status);
         }
     }
+}
+
+/// Ends all controllers, and waits until they have.
+pub fn send_away(cluster: &Cluster) {
+    scale(cluster, 0);
+    let gone = [
+        "-n",
+        NAMESPACE,
+        "wait",
+        "--for=delete",
+        "pod",
+        "-l",
+        SELECTOR,
+        "--timeout=60s",
+    ];
+    cluster.kubectl(&gone);
 }
 
 /// Has so many controllers run.

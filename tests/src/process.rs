@@ -114,12 +114,15 @@ pub fn signal_pid(pid: u32, signal: Signal) {
 /// Resident memory of a process in KiB.
 #[must_use]
 pub fn resident_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
-        .expect("the process is there")
+    status_kib(pid, "VmRSS:").expect("the process is there")
+}
+
+/// A field of a process' status that is in KiB.
+#[must_use]
+pub fn status_kib(pid: u32, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field))?;
+    value.trim().trim_end_matches(" kB").parse().ok()
 }
 
 impl Drop for Program {

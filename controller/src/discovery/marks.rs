@@ -42,9 +42,19 @@ impl Hub {
             return false;
         };
         proxy.awaited.clone_from(&awaited);
+        let workload = proxy.status.workload.clone();
         drop(state);
         if awaited.is_empty() {
             return false;
+        }
+        // It makes us list again if what it claims does not come: who it is must be known.
+        if let Some(left_out) = self.may_log(&["claims", &workload]) {
+            tracing::info!(
+                workload,
+                claim,
+                left_out,
+                "a proxy knows of changes that are yet to be read here"
+            );
         }
         self.behind.send_modify(|behind| merge(behind, &awaited));
         true

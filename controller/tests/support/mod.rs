@@ -451,6 +451,13 @@ impl rustls::client::danger::ServerCertVerifier for AnyName {
     }
 }
 
+/// A pod with a sidecar, by its own name as its UID.
+pub fn pod(name: &str, ip: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, uid: {name}, annotations: {{weft.dev/inbound: captured}}}}\nspec: {{serviceAccountName: web, containers: []}}\nstatus: {{podIP: {ip}}}\n---\n"
+    )
+}
+
 /// A service `shop/NAME:80` at `address`, with endpoints of its own.
 pub fn service(name: &str, address: &str, endpoints: &[&str]) -> String {
     let list: String = endpoints

@@ -5,14 +5,13 @@
 //! sidecar has acknowledged it, by the controllers' own metrics.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use weft_tests::cluster::Cluster;
 use weft_tests::install::{self, NAMESPACE};
-use weft_tests::{eventually_within, root};
+use weft_tests::{eventually_within, metrics, root};
 
 const SIDECARS: usize = 50;
 const CHANGES: usize = 200;
@@ -144,17 +143,5 @@ fn controllers(cluster: &Cluster) -> Vec<SocketAddr> {
 }
 
 fn figure(address: SocketAddr, name: &str) -> f64 {
-    let page = page(address).unwrap_or_default();
-    let mut lines = page.lines();
-    let line = lines.find(|line| line.starts_with(&format!("{name} ")));
-    line.and_then(|line| line.split(' ').nth(1)?.parse().ok())
-        .unwrap_or(0.0)
-}
-
-fn page(address: SocketAddr) -> std::io::Result<String> {
-    let mut connection = TcpStream::connect(address)?;
-    connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: c\r\nconnection: close\r\n\r\n")?;
-    let mut page = String::new();
-    connection.read_to_string(&mut page)?;
-    Ok(page)
+    metrics::figure(address, name).unwrap_or(0.0)
 }

@@ -1,15 +1,15 @@
 //! The controller of a run: a real process, whose CPU and memory the kernel tells.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::process::Program;
+use crate::metrics::figure;
+use crate::process::{Program, status_kib};
 use crate::{eventually_within, port};
 
 /// How long it may take to read all that there is.
@@ -79,19 +79,11 @@ impl Controller {
 
     /// A sample of its metrics page.
     pub fn figure(&self, name: &str) -> Option<f64> {
-        let page = page(self.admin).ok()?;
-        let mut lines = page.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        figure(self.admin, name)
     }
 
     pub fn memory(&self) -> Memory {
-        let status = format!("/proc/{}/status", self.program.pid());
-        let status = fs::read_to_string(status).unwrap_or_default();
-        let field = |name: &str| {
-            let value = status.lines().find_map(|line| line.strip_prefix(name));
-            let kib = value.and_then(|of| of.trim().trim_end_matches(" kB").parse::<u64>().ok());
-            kib.unwrap_or(0) * 1024
-        };
+        let field = |name: &str| status_kib(self.program.pid(), name).unwrap_or(0) * 1024;
         Memory {
             now: field("VmRSS:"),
             peak: field("VmHWM:"),
@@ -144,12 +136,4 @@ fn start(
         .args(["--listen", &listen.to_string()])
         .args(["--admin", &admin.to_string()]);
     Program::start("weft-controller", &mut command, folder)
-}
-
-fn page(address: SocketAddr) -> std::io::Result<String> {
-    let mut connection = TcpStream::connect(address)?;
-    connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: c\r\nconnection: close\r\n\r\n")?;
-    let mut page = String::new();
-    connection.read_to_string(&mut page)?;
-    Ok(page)
 }
