@@ -51,7 +51,7 @@ spec:
 pub fn config_churn(stage: &mut Stage) {
     let first = stage.mesh.status().revision;
     let until = Instant::now() + stage.extent.churn;
-    let (mut rounds, mut refused) = (0_u64, 0_u64);
+    let mut rounds = 0_u64;
     while Instant::now() < until {
         let next = Instant::now() + CHURN_EACH;
         // One of five is wrong; the last good one stays in force.
@@ -69,20 +69,24 @@ pub fn config_churn(stage: &mut Stage) {
         });
         let routes: Vec<String> = routes.collect();
         stage.mesh.apply("churn", &routes.join("---\n"));
-        stage
-            .mesh
-            .apply("torn", if rounds % 7 == 3 { "kind: [" } else { "" });
+        let torn = rounds % 7 == 3;
+        stage.mesh.apply("torn", if torn { "kind: [" } else { "" });
         // A live replica is left out, another each time.
         stage.replicas.rotate_left(1);
         stage.write_without_last();
-        refused += u64::from(!stage.mesh.status().errors.is_empty());
+        if torn {
+            // It is read, not passed over: a round may be shorter than a look at the files takes.
+            eventually("the torn manifest refused", || {
+                (!stage.mesh.status().errors.is_empty()).then_some(())
+            });
+        }
         rounds += 1;
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     let revisions = stage.mesh.status().revision - first;
     assert!(
-        revisions >= rounds / 2 && refused > 0,
-        "{revisions} revisions in {rounds} rounds, {refused} with errors"
+        rounds > 3 && revisions >= rounds / 2,
+        "{revisions} revisions in {rounds} rounds"
     );
     for name in ["churn", "torn"] {
         stage.mesh.remove(name);
