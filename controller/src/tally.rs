@@ -14,11 +14,12 @@ pub struct Tally {
     held: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// One of those; given back when dropped.
+/// Some of those; given back when dropped.
 #[derive(Debug)]
 pub struct Held {
     tally: Tally,
     who: String,
+    count: usize,
 }
 
 impl Tally {
@@ -29,29 +30,43 @@ impl Tally {
         }
     }
 
+    /// One.
     pub fn take(&self, who: &str) -> Option<Held> {
-        let mut held = self.held.lock();
-        let count = held.entry(who.to_owned()).or_default();
-        if *count >= self.max {
-            return None;
-        }
-        *count += 1;
-        Some(Held {
+        let mut held = self.none(who);
+        held.resize(1).then_some(held)
+    }
+
+    /// Nothing yet.
+    pub fn none(&self, who: &str) -> Held {
+        Held {
             tally: self.clone(),
             who: who.to_owned(),
-        })
+            count: 0,
+        }
+    }
+}
+
+impl Held {
+    /// Holds so many from now on, unless that is too much beside what else its owner holds.
+    pub fn resize(&mut self, count: usize) -> bool {
+        let mut held = self.tally.held.lock();
+        let all = held.get(&self.who).copied().unwrap_or_default();
+        let all = all - self.count + count;
+        if count > self.count && all > self.tally.max {
+            return false;
+        }
+        self.count = count;
+        match all {
+            0 => held.remove(&self.who),
+            _ => held.insert(self.who.clone(), all),
+        };
+        true
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut held = self.tally.held.lock();
-        if let Some(count) = held.get_mut(&self.who) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.who);
-            }
-        }
+        self.resize(0);
     }
 }
 
@@ -69,6 +84,21 @@ mod tests {
         assert!(tally.take("b").is_some());
         drop(first);
         assert!(tally.take("a").is_some());
+        drop(second);
+        assert!(tally.held.lock().is_empty());
+    }
+
+    #[test]
+    fn several_are_held_by_one() {
+        let tally = Tally::new(10);
+        let (mut first, mut second) = (tally.none("a"), tally.none("a"));
+        assert!(first.resize(7));
+        assert!(!second.resize(4));
+        assert!(second.resize(3));
+        assert!(tally.none("b").resize(10));
+        assert!(first.resize(6) && second.resize(4));
+        drop(first);
+        assert!(second.resize(10));
         drop(second);
         assert!(tally.held.lock().is_empty());
     }

@@ -155,6 +155,36 @@ async fn names_are_bounded_by_their_bytes_too() {
 }
 
 #[tokio::test]
+async fn what_a_workload_wants_is_bounded_over_all_its_streams() {
+    let controller = Controller::start(&[]).await;
+    let mut bystander = Bystander::start(&controller).await;
+    let names: Vec<String> = (0..40_000).map(|number| format!("n{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (mut first, mut second) = (
+        controller.stream("hostile").await,
+        controller.stream("hostile").await,
+    );
+    for stream in [&mut first, &mut second] {
+        stream.want("Endpoints", &names).await;
+        stream.next().await.unwrap();
+    }
+    let mut third = controller.stream("hostile").await;
+    third.want("Endpoints", &names).await;
+    let status = third.next().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("workload"), "{status:?}");
+    bystander.is_served(&controller).await;
+    // Who closes one has its place again.
+    drop(first);
+    eventually("a place for another", async || {
+        let mut fourth = controller.stream("hostile").await;
+        fourth.want("Endpoints", &names).await;
+        fourth.next().await.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_address_that_connects_without_end_is_held_to_a_rate() {
     let controller = Controller::start(&[]).await;
     let mut bystander = Bystander::start(&controller).await;

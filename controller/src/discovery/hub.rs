@@ -40,6 +40,8 @@ pub const PROXIES_MAX: usize = 20_000;
 const STREAMS_OF_WORKLOAD_MAX: usize = 8;
 /// Streams of one identity.
 const STREAMS_OF_IDENTITY_MAX: usize = PROXIES_MAX / 4;
+/// What all streams of one workload may want: as much as two may, one of which replaces the other.
+pub const SUBSCRIPTIONS_OF_WORKLOAD_MAX: usize = 100_000;
 
 const VALUES: Values = Values {
     types: &Type::NAMES,
@@ -187,6 +189,7 @@ pub struct Hub {
     pub(super) lines: Sparing,
     of_workload: Tally,
     of_identity: Tally,
+    pub(super) subscriptions: Tally,
     /// What proxies know of and we have yet to read.
     pub(super) behind: watch::Sender<Vec<Awaited>>,
     /// Some proxy has acknowledged something, or has gone.
@@ -219,6 +222,7 @@ impl Hub {
             lines: Sparing::default(),
             of_workload: Tally::new(STREAMS_OF_WORKLOAD_MAX),
             of_identity: Tally::new(STREAMS_OF_IDENTITY_MAX),
+            subscriptions: Tally::new(SUBSCRIPTIONS_OF_WORKLOAD_MAX),
             behind: watch::Sender::default(),
             acknowledged: Notify::new(),
         }

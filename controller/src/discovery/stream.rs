@@ -23,6 +23,7 @@ use super::hub::{Hub, seconds_now};
 use super::limits::Pace;
 use super::refusals::{Refusals, shortened};
 use crate::index::Type;
+use crate::tally::Held;
 
 /// Resources that one proxy may want.
 pub const SUBSCRIPTIONS_MAX: usize = 50_000;
@@ -122,6 +123,8 @@ pub struct Session {
     refused: Refusals,
     said: Option<Said>,
     names_bytes: usize,
+    /// How many names it wants, of what its workload may.
+    wanted: Held,
     pace: Pace,
     /// It has answered something since the hub was told.
     has_answered: bool,
@@ -148,6 +151,11 @@ pub fn open(
 
 /// Why a stream has to end, and what its proxy is told.
 type End = (&'static str, Status);
+
+fn too_many(on: &str) -> End {
+    let status = format!("too many subscriptions on {on}");
+    ("subscriptions_max", Status::resource_exhausted(status))
+}
 
 async fn carry(
     mut session: Session,
@@ -233,6 +241,7 @@ impl Session {
         let types = Type::ALL
             .into_iter()
             .map(|kind| (kind, Subscriptions::default()));
+        let wanted = hub.subscriptions.none(&caller.workload);
         let session = Self {
             hub,
             caller,
@@ -242,6 +251,7 @@ impl Session {
             refused: Refusals::default(),
             said: None,
             names_bytes: 0,
+            wanted,
             pace: Pace::default(),
             has_answered: false,
             is_behind: false,
@@ -326,8 +336,7 @@ impl Session {
             || drop.len() > SUBSCRIPTIONS_MAX
             || self.names_bytes + bytes > NAMES_BYTES_MAX
         {
-            let status = Status::resource_exhausted("too many subscriptions on one stream");
-            return Err(("subscriptions_max", status));
+            return Err(too_many("one stream"));
         }
         let Some(of) = self.types.get_mut(&kind) else {
             return Ok(());
@@ -363,6 +372,10 @@ impl Session {
             let problem = request.error_detail.map(|status| status.message);
             self.has_answered = true;
             self.answered(kind, &answered.names, problem);
+        }
+        let total = self.types.values().map(|of| of.names.len()).sum();
+        if !self.wanted.resize(total) {
+            return Err(too_many("the streams of one workload"));
         }
         Ok(())
     }
