@@ -115,6 +115,10 @@ async fn who_never_answers_holds_up_who_leaves_for_a_while_and_is_named() {
     );
     let counted = |result: &str| format!("weft_controller_leaves_total{{result=\"{result}\"}}");
     eventually("it is waited for no more", async || {
+        // That it answers something else changes nothing.
+        silent.want("Service", &["shop/web:80"]).await;
+        let other = silent.next().await.unwrap();
+        silent.ack(&other).await;
         let link = connect(&controller, Some(&own)).await.unwrap();
         let left = leave(link, short).await.unwrap();
         assert_eq!(

@@ -192,16 +192,9 @@ impl Webhook {
 
     /// What became of a request, as the metric has it, and its answer.
     async fn review(&self, request: Request<Incoming>) -> (&'static str, Response<Full<Bytes>>) {
-        if request.uri().path() != "/inject" {
-            let problem = "there is /inject\n".to_owned();
-            return ("unknown", text(StatusCode::NOT_FOUND, problem));
-        }
-        if request.method() != Method::POST {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n".to_owned());
-            let headers = response.headers_mut();
-            headers.insert(ALLOW, HeaderValue::from_static("POST"));
-            return ("unknown", response);
-        }
+        let (is_inject, method) = (request.uri().path() == "/inject", request.method().clone());
+        // Before anything is answered: of a connection that is closed with a body unread in it,
+        // the answer may be lost.
         let body = match tokio::time::timeout(BODY_MAX, self.body(request)).await {
             Ok(Ok(body)) => body,
             Ok(Err(refused)) => return refused,
@@ -210,6 +203,16 @@ impl Webhook {
                 return ("timed_out", text(StatusCode::REQUEST_TIMEOUT, problem));
             }
         };
+        if !is_inject {
+            let problem = "there is /inject\n".to_owned();
+            return ("unknown", text(StatusCode::NOT_FOUND, problem));
+        }
+        if method != Method::POST {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n".to_owned());
+            let headers = response.headers_mut();
+            headers.insert(ALLOW, HeaderValue::from_static("POST"));
+            return ("unknown", response);
+        }
         let token = super::drain_token();
         let answer = match review::answer(&body, &self.settings.load(), token) {
             Ok(answer) => answer,

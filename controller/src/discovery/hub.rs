@@ -19,8 +19,8 @@ use tokio::sync::{Notify, watch};
 use weft_config::status::{ProxyStatus, SourceError, WatchStatus};
 use weft_config::wire;
 
-use super::leave::Leaving;
-use super::limits::Rates;
+use super::leave::{LEAVES_OF_WORKLOAD_MAX, Leaving};
+use super::limits::{Paces, Rates};
 use super::sign::SignError;
 use super::{Caller, serve, stream};
 use crate::api::Key;
@@ -161,8 +161,8 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Proxy {
     pub(super) status: ProxyStatus,
-    /// Since when it has left something unanswered, and answered nothing.
-    pub(super) asked: Option<Instant>,
+    /// Since when it has not answered something, or has not been told all, by its own doing.
+    pub(super) silent: Option<Instant>,
     news: News,
     /// The first revision of which its stream has something unsent or unanswered.
     behind_since: Option<u64>,
@@ -186,10 +186,12 @@ pub struct Hub {
     pub own_expires: AtomicU64,
     pub(super) state: Mutex<State>,
     pub(super) rates: Mutex<Rates>,
+    pub(super) paces: Mutex<Paces>,
     pub(super) lines: Sparing,
     of_workload: Tally,
     of_identity: Tally,
     pub(super) subscriptions: Tally,
+    pub(super) leaves: Tally,
     /// What proxies know of and we have yet to read.
     pub(super) behind: watch::Sender<Vec<Awaited>>,
     /// Some proxy has acknowledged something, or has gone.
@@ -219,10 +221,12 @@ impl Hub {
             own_expires: AtomicU64::new(0),
             state: Mutex::new(state),
             rates: Mutex::default(),
+            paces: Mutex::default(),
             lines: Sparing::default(),
             of_workload: Tally::new(STREAMS_OF_WORKLOAD_MAX),
             of_identity: Tally::new(STREAMS_OF_IDENTITY_MAX),
             subscriptions: Tally::new(SUBSCRIPTIONS_OF_WORKLOAD_MAX),
+            leaves: Tally::new(LEAVES_OF_WORKLOAD_MAX),
             behind: watch::Sender::default(),
             acknowledged: Notify::new(),
         }
@@ -332,7 +336,7 @@ impl Hub {
         state.next += 1;
         let (id, wake) = (state.next, Arc::new(Notify::new()));
         let proxy = Proxy {
-            asked: None,
+            silent: None,
             status: ProxyStatus {
                 workload: caller.workload.clone(),
                 identity: caller.identity.to_string(),
@@ -394,19 +398,17 @@ impl Hub {
     }
 
     /// Notes how far a proxy has come. `behind`: the first revision of which something
-    /// is unsent or unanswered.
+    /// is unsent or unanswered; `silent`: since when the proxy is why.
     pub fn progress(
         &self,
         id: u64,
-        (behind, has_answered): (Option<u64>, bool),
+        (behind, silent): (Option<u64>, Option<Instant>),
         note: impl FnOnce(&mut ProxyStatus),
     ) {
         if let Some(proxy) = self.state.lock().proxies.get_mut(&id) {
             proxy.behind_since = behind;
+            proxy.silent = silent;
             note(&mut proxy.status);
-            let asked = proxy.asked.filter(|_| !has_answered);
-            let is_asked = proxy.status.pending > 0;
-            proxy.asked = is_asked.then(|| asked.unwrap_or_else(Instant::now));
         }
         self.acknowledged.notify_waiters();
     }

@@ -11,10 +11,12 @@ use super::hub::{Hub, Proxy, State};
 use super::refusals::REFUSALS_MAX;
 use crate::index::{Touched, Type};
 
-/// Who leaves something unanswered for so long is not waited for any more: it would hold up
-/// every workload that leaves, each for as long as it may. What it still sends to one that has
+/// Who leaves something unanswered for so long, or asks for more than it is told meanwhile, is
+/// not waited for any more: it would hold up every workload that leaves, each for as long as it may. What it still sends to one that has
 /// left is told "unprocessed" there, and goes elsewhere.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Times that one workload may ask at once; it asks once.
+pub(super) const LEAVES_OF_WORKLOAD_MAX: usize = 4;
 /// Workloads that a line of the log names.
 const NAMED_MAX: usize = 5;
 
@@ -41,6 +43,9 @@ pub struct Farewell {
     users: BTreeSet<String>,
     /// Those of them that were connected and did not know when it was asked last.
     unknowing: BTreeSet<String>,
+    /// The last of them that is waited for. As long as it does not know, nobody else has to
+    /// be asked.
+    awaited: Option<u64>,
 }
 
 /// How many use a workload that leaves, and how many of them know. Who is not
@@ -56,11 +61,16 @@ pub struct Standing {
 impl Hub {
     /// Takes a workload out of rotation, and waits until all who use it know.
     pub async fn leave(&self, caller: &Caller, limit: Duration) -> Result<LeaveResponse, Status> {
+        let Some(_place) = self.leaves.take(&caller.workload) else {
+            self.metrics.leaves.count("refused");
+            let problem = format!("workload {} is leaving already", caller.workload);
+            return Err(Status::resource_exhausted(problem));
+        };
         let mut farewell = self.begin_leave(caller)?;
         let waiting = async {
             loop {
                 let notified = self.acknowledged.notified();
-                if self.standing(&mut farewell).behind == 0 {
+                if !self.is_awaited(&farewell) && self.standing(&mut farewell).behind == 0 {
                     return;
                 }
                 notified.await;
@@ -105,6 +115,7 @@ impl Hub {
             since,
             users: BTreeSet::new(),
             unknowing: BTreeSet::new(),
+            awaited: None,
         })
     }
 
@@ -117,15 +128,19 @@ impl Hub {
             farewell.since = leaving.since;
         }
         let [mut knowing, mut behind, mut silent] = [(); 3].map(|()| BTreeSet::new());
-        for proxy in state.users(farewell) {
-            let is_silent = proxy.asked.is_some_and(|at| at.elapsed() >= SILENCE_MAX);
+        let mut awaited = None;
+        for (id, proxy) in state.users(farewell) {
             let group = match !needed && state.knows(proxy, farewell) {
                 true => &mut knowing,
-                false if is_silent => &mut silent,
-                false => &mut behind,
+                false if proxy.is_silent() => &mut silent,
+                false => {
+                    awaited = Some(id);
+                    &mut behind
+                }
             };
             group.insert(proxy.status.workload.clone());
         }
+        farewell.awaited = awaited;
         let all = knowing.iter().chain(&behind).chain(&silent);
         farewell.users.extend(all.cloned());
         farewell.unknowing = behind.union(&silent).cloned().collect();
@@ -134,6 +149,24 @@ impl Hub {
             acknowledged: knowing.difference(&farewell.unknowing).count(),
             behind: behind.len(),
         }
+    }
+
+    /// Whether who was waited for last still is: what all of them cost, for each answer of
+    /// each of them, is much where many leave that many use.
+    fn is_awaited(&self, farewell: &Farewell) -> bool {
+        let state = self.state.lock();
+        let uses = |id: u64| {
+            let mut names = farewell.services.iter();
+            names.any(|name| {
+                state
+                    .subscribers_of(name)
+                    .is_some_and(|of| of.contains(&id))
+            })
+        };
+        let proxy = farewell.awaited.filter(|id| uses(*id));
+        proxy
+            .and_then(|id| state.proxies.get(&id))
+            .is_some_and(|proxy| !proxy.is_silent() && !state.knows(proxy, farewell))
     }
 
     /// Says who did not know in time.
@@ -156,6 +189,13 @@ impl Hub {
                 "a workload leaves, and proxies that use it have not acknowledged it"
             );
         }
+    }
+}
+
+impl Proxy {
+    fn is_silent(&self) -> bool {
+        self.silent
+            .is_some_and(|since| since.elapsed() >= SILENCE_MAX)
     }
 }
 
@@ -193,15 +233,22 @@ impl State {
     }
 
     /// The proxies that use a workload, but for its own.
-    fn users<'a>(&'a self, farewell: &'a Farewell) -> impl Iterator<Item = &'a Proxy> {
+    fn users<'a>(&'a self, farewell: &'a Farewell) -> impl Iterator<Item = (u64, &'a Proxy)> {
         let names = farewell.services.iter();
         let ids: BTreeSet<u64> = names
-            .filter_map(|name| self.subscribers.get(&(Type::Endpoints, name.clone())))
+            .filter_map(|name| self.subscribers_of(name))
             .flatten()
             .copied()
             .collect();
-        let proxies = ids.into_iter().filter_map(|id| self.proxies.get(&id));
-        proxies.filter(|proxy| proxy.status.workload != farewell.uid)
+        let proxies = ids
+            .into_iter()
+            .filter_map(|id| Some((id, self.proxies.get(&id)?)));
+        proxies.filter(|(_, proxy)| proxy.status.workload != farewell.uid)
+    }
+
+    /// Who wants a service's endpoints.
+    fn subscribers_of(&self, service: &str) -> Option<&BTreeSet<u64>> {
+        self.subscribers.get(&(Type::Endpoints, service.to_owned()))
     }
 
     /// Whether what a proxy has in force is without the workload.
@@ -348,5 +395,76 @@ pub(super) mod tests {
         acknowledge(&mut session, sent);
         session.tell();
         assert_eq!(hub.standing(&mut farewell).behind, 0);
+    }
+
+    /// A proxy that wants this service's endpoints, and has been sent them.
+    fn user(hub: &Arc<Hub>, workload: &str) -> (Session, Vec<DeltaDiscoveryResponse>) {
+        let (mut session, _) = Session::open(Arc::clone(hub), caller("client", workload)).unwrap();
+        let subscribe = DeltaDiscoveryRequest {
+            type_url: Type::Endpoints.url(),
+            resource_names_subscribe: vec!["shop/web:80".to_owned()],
+            ..Default::default()
+        };
+        session.receive(subscribe).map_err(|(why, _)| why).unwrap();
+        let sent = turn(&mut session);
+        (session, sent)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_workload_leaves_a_few_times_at_once() {
+        let hub = hub();
+        apply(&hub, &service("web", 8080, &["web-1", "web-2"]));
+        let (_silent, _unanswered) = user(&hub, "c");
+        let limit = Duration::from_secs(5);
+        let leave = |workload: &'static str| {
+            let hub = Arc::clone(&hub);
+            tokio::spawn(async move { hub.leave(&caller("web", workload), limit).await })
+        };
+        let all: Vec<_> = (0..=LEAVES_OF_WORKLOAD_MAX)
+            .map(|_| leave("web-1"))
+            .collect();
+        let mut refused = 0;
+        for one in all {
+            match one.await.unwrap() {
+                Ok(left) => assert_eq!((left.users, left.acknowledged), (1, 0)),
+                Err(status) => {
+                    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(refused, 1);
+        assert!(leave("web-1").await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_leaves_hears_of_the_last_who_knows() {
+        let hub = hub();
+        apply(&hub, &service("web", 8080, &["web-1", "web-2"]));
+        let mut users: Vec<Session> = Vec::new();
+        for number in 0..20 {
+            let (mut session, sent) = user(&hub, &format!("c{number}"));
+            acknowledge(&mut session, sent);
+            turn(&mut session);
+            users.push(session);
+        }
+        let task = {
+            let hub = Arc::clone(&hub);
+            let limit = Duration::from_secs(60);
+            tokio::spawn(async move { hub.leave(&caller("web", "web-1"), limit).await })
+        };
+        tokio::task::yield_now().await;
+        // The last goes away instead; the others answer in an order of their own.
+        users.pop();
+        users.rotate_left(7);
+        for session in &mut users {
+            assert!(!task.is_finished());
+            let sent = turn(session);
+            acknowledge(session, sent);
+            session.tell();
+            tokio::task::yield_now().await;
+        }
+        let left = task.await.unwrap().unwrap();
+        assert_eq!(left.users, left.acknowledged + 1, "{left:?}");
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! **Invariant:** memory is bounded by `CALLERS_MAX`.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -18,65 +20,92 @@ const CALLERS_MAX: usize = 20_000;
 /// Certificates signed in a second, for all.
 pub const SIGNS_PER_SECOND_MAX: u32 = 200;
 
-/// What one stream may ask for: names at once, and those that come to it in a second. A proxy
-/// that comes back with all it may want asks for a quarter of that.
-pub const ASKED_BURST: usize = 200_000;
-pub const ASKED_PER_SECOND: usize = 20_000;
+/// What the streams of one workload may ask for together: names at once, and those that come to it
+/// in a second. A proxy that comes back with all it may want asks for a quarter of that.
+pub const ASKED_BURST: u32 = 200_000;
+pub const ASKED_PER_SECOND: u32 = 20_000;
 /// Connections from one address: at once, and those that come to it in a second. Proxies of
 /// one machine may share theirs.
 pub const ARRIVALS_BURST: u32 = 10_000;
 pub const ARRIVALS_PER_SECOND: u32 = 500;
-/// Between two looks for addresses that are to be forgotten.
+/// Between two looks for callers that are to be forgotten.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How much a stream has asked for.
-#[derive(Debug, Default)]
-pub struct Pace {
-    /// When it has its whole burst again.
-    whole: Option<Instant>,
-}
-
-impl Pace {
-    pub fn spend(&mut self, cost: usize, now: Instant) {
-        let whole = self.whole.map_or(now, |whole| whole.max(now));
-        let seconds = cost as f64 / ASKED_PER_SECOND as f64;
-        self.whole = Some(whole + Duration::from_secs_f64(seconds));
-    }
-
-    /// How long it has to wait before it is heard again.
-    pub fn pause(&self, now: Instant) -> Duration {
-        let burst = Duration::from_secs((ASKED_BURST / ASKED_PER_SECOND) as u64);
-        let whole = self.whole.map(|whole| whole.saturating_duration_since(now));
-        whole.map_or(Duration::ZERO, |whole| whole.saturating_sub(burst))
-    }
-}
-
-/// How often each address connects.
-#[derive(Debug, Default)]
-pub struct Arrivals {
-    /// When each has its whole burst again.
-    whole: HashMap<IpAddr, Instant>,
+/// When each of many callers has its whole burst again.
+#[derive(Debug)]
+struct Bursts<K> {
+    whole: HashMap<K, Instant>,
     swept: Option<Instant>,
 }
 
-impl Arrivals {
-    /// Whether one more is taken.
-    pub fn admit(&mut self, from: IpAddr, now: Instant) -> bool {
-        let each = Duration::from_secs(1) / ARRIVALS_PER_SECOND;
+impl<K> Default for Bursts<K> {
+    fn default() -> Self {
+        Self {
+            whole: HashMap::new(),
+            swept: None,
+        }
+    }
+}
+
+impl<K: Eq + Hash> Bursts<K> {
+    /// `now` at the earliest.
+    fn whole<Q: Eq + Hash + ?Sized>(&self, caller: &Q, now: Instant) -> Instant
+    where
+        K: Borrow<Q>,
+    {
+        self.whole
+            .get(caller)
+            .map_or(now, |whole| (*whole).max(now))
+    }
+
+    /// Whether it is remembered; else there are too many.
+    fn remember(&mut self, caller: K, whole: Instant, now: Instant) -> bool {
         let is_due = |swept: Instant| now.duration_since(swept) >= SWEEP;
         if self.whole.len() >= CALLERS_MAX && self.swept.is_none_or(is_due) {
             self.swept = Some(now);
             self.whole.retain(|_, whole| *whole > now);
         }
-        // So many at once that they cannot be told apart are not held to it.
-        if self.whole.len() >= CALLERS_MAX && !self.whole.contains_key(&from) {
-            return true;
+        let has_room = self.whole.len() < CALLERS_MAX || self.whole.contains_key(&caller);
+        if has_room {
+            self.whole.insert(caller, whole);
         }
-        let whole = self.whole.entry(from).or_insert(now);
-        let next = (*whole).max(now) + each;
+        has_room
+    }
+}
+
+/// How much each workload has asked for. So many at once that they cannot be told apart are
+/// not held to it.
+#[derive(Debug, Default)]
+pub struct Paces(Bursts<String>);
+
+impl Paces {
+    pub fn spend(&mut self, workload: &str, cost: usize, now: Instant) {
+        let seconds = cost as f64 / f64::from(ASKED_PER_SECOND);
+        let whole = self.0.whole(workload, now) + Duration::from_secs_f64(seconds);
+        self.0.remember(workload.to_owned(), whole, now);
+    }
+
+    /// How long it has to wait before it is heard again.
+    pub fn pause(&self, workload: &str, now: Instant) -> Duration {
+        let burst = Duration::from_secs(1) / ASKED_PER_SECOND * ASKED_BURST;
+        let whole = self.0.whole(workload, now);
+        whole.saturating_duration_since(now + burst)
+    }
+}
+
+/// How often each address connects. So many at once that they cannot be told apart are not
+/// held to it.
+#[derive(Debug, Default)]
+pub struct Arrivals(Bursts<IpAddr>);
+
+impl Arrivals {
+    /// Whether one more is taken.
+    pub fn admit(&mut self, from: IpAddr, now: Instant) -> bool {
+        let each = Duration::from_secs(1) / ARRIVALS_PER_SECOND;
+        let next = self.0.whole(&from, now) + each;
         let is_admitted = next <= now + each * ARRIVALS_BURST;
         if is_admitted {
-            *whole = next;
+            self.0.remember(from, next, now);
         }
         is_admitted
     }
@@ -85,8 +114,7 @@ impl Arrivals {
 /// How many certificates are asked for, by whom.
 #[derive(Debug, Default)]
 pub struct Rates {
-    /// When each has its whole burst again.
-    callers: HashMap<String, Instant>,
+    callers: Bursts<String>,
     second: Option<(Instant, u32)>,
 }
 
@@ -101,28 +129,18 @@ pub enum Admission {
 
 impl Rates {
     pub fn admit(&mut self, caller: &str, now: Instant) -> Admission {
-        if self.callers.len() >= CALLERS_MAX && !self.callers.contains_key(caller) {
-            self.callers.retain(|_, whole| *whole > now);
-            if self.callers.len() >= CALLERS_MAX {
-                return Admission::Limited;
-            }
-        }
-        let whole = self
-            .callers
-            .get(caller)
-            .map_or(now, |whole| (*whole).max(now));
-        if whole + REFILL > now + REFILL * SIGNS_BURST {
+        let whole = self.callers.whole(caller, now) + REFILL;
+        if whole > now + REFILL * SIGNS_BURST {
             return Admission::CallerLimited;
         }
         let (since, count) = match self.second {
             Some((since, count)) if now - since < Duration::from_secs(1) => (since, count),
             _ => (now, 0),
         };
-        if count >= SIGNS_PER_SECOND_MAX {
+        if count >= SIGNS_PER_SECOND_MAX || !self.callers.remember(caller.to_owned(), whole, now) {
             return Admission::Limited;
         }
         self.second = Some((since, count + 1));
-        self.callers.insert(caller.to_owned(), whole + REFILL);
         Admission::Granted
     }
 }
@@ -131,6 +149,16 @@ impl Hub {
     /// Whether a line about this may go to the log; how many were left out before it.
     pub fn may_log(&self, subject: &[&str]) -> Option<u64> {
         self.lines.admit(&subject.join(" "), Instant::now())
+    }
+
+    /// Notes what a workload asks for.
+    pub fn spend(&self, workload: &str, cost: usize) {
+        self.paces.lock().spend(workload, cost, Instant::now());
+    }
+
+    /// How long a workload has to wait before it is heard again.
+    pub fn pause(&self, workload: &str) -> Duration {
+        self.paces.lock().pause(workload, Instant::now())
     }
 
     /// Whether one more certificate may be signed now.
@@ -145,7 +173,14 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use weft_config::xds::DeltaDiscoveryRequest;
+
     use super::*;
+    use crate::discovery::leave::tests::{caller, hub};
+    use crate::discovery::stream::Session;
+    use crate::index::Type;
 
     #[test]
     fn one_caller_s_flood_costs_only_itself() {
@@ -166,13 +201,41 @@ mod tests {
 
     #[test]
     fn who_asks_without_end_is_heard_at_a_pace() {
-        let (mut pace, now) = (Pace::default(), Instant::now());
-        pace.spend(ASKED_BURST, now);
-        assert_eq!(pace.pause(now), Duration::ZERO);
-        pace.spend(2 * ASKED_PER_SECOND, now);
-        let pause = pace.pause(now);
+        let (mut paces, now) = (Paces::default(), Instant::now());
+        let (burst, second) = (ASKED_BURST as usize, ASKED_PER_SECOND as usize);
+        paces.spend("hostile", burst, now);
+        assert_eq!(paces.pause("hostile", now), Duration::ZERO);
+        paces.spend("hostile", 2 * second, now);
+        let pause = paces.pause("hostile", now);
         assert_eq!(pause.as_millis(), 2_000);
-        assert_eq!(pace.pause(now + pause), Duration::ZERO);
+        assert_eq!(paces.pause("hostile", now + pause), Duration::ZERO);
+        paces.spend("other", burst, now);
+        assert_eq!(paces.pause("other", now), Duration::ZERO);
+        for number in 0..2 * CALLERS_MAX {
+            paces.spend(&number.to_string(), 1, now);
+        }
+        assert!(paces.0.whole.len() <= CALLERS_MAX);
+    }
+
+    #[test]
+    fn another_stream_is_no_other_burst() {
+        let hub = hub();
+        let names: Vec<String> = (0..50_000).map(|number| number.to_string()).collect();
+        for _ in 0..3 {
+            let caller = caller("client", "hostile");
+            let (mut session, _) = Session::open(Arc::clone(&hub), caller).unwrap();
+            for (add, drop) in [(&names, &Vec::new()), (&Vec::new(), &names)] {
+                let request = DeltaDiscoveryRequest {
+                    type_url: Type::Endpoints.url(),
+                    resource_names_subscribe: add.clone(),
+                    resource_names_unsubscribe: drop.clone(),
+                    ..Default::default()
+                };
+                session.receive(request).map_err(|(why, _)| why).unwrap();
+            }
+        }
+        assert!(hub.pause("hostile") > Duration::ZERO);
+        assert_eq!(hub.pause("other"), Duration::ZERO);
     }
 
     #[test]
@@ -192,7 +255,7 @@ mod tests {
         for number in 0..2 * CALLERS_MAX as u32 {
             arrivals.admit(IpAddr::from(number.to_be_bytes()), now);
         }
-        assert!(arrivals.whole.len() <= CALLERS_MAX);
+        assert!(arrivals.0.whole.len() <= CALLERS_MAX);
     }
 
     #[test]
@@ -206,7 +269,7 @@ mod tests {
         for number in 0..3 * CALLERS_MAX {
             now += Duration::from_millis(5);
             rates.admit(&format!("n{number}"), now);
-            assert!(rates.callers.len() <= CALLERS_MAX);
+            assert!(rates.callers.whole.len() <= CALLERS_MAX);
         }
         assert_eq!(rates.admit("late", now + REFILL), Admission::Granted);
     }

@@ -6,6 +6,7 @@ pub mod hub;
 pub mod leave;
 mod limits;
 mod marks;
+mod node;
 mod refusals;
 mod report;
 pub mod serve;

@@ -9,18 +9,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prost_types::Any;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
+use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 
 use super::Caller;
 use super::hub::{Hub, seconds_now};
-use super::limits::Pace;
+use super::node::{Said, field};
 use super::refusals::{Refusals, shortened};
 use crate::index::Type;
 use crate::tally::Held;
@@ -30,18 +30,20 @@ pub const SUBSCRIPTIONS_MAX: usize = 50_000;
 const NAME_BYTES_MAX: usize = 512;
 /// Bytes of their names.
 const NAMES_BYTES_MAX: usize = 4 << 20;
-/// What a request costs of what a stream may ask for in a while, beside a unit for each name.
+/// What a request costs of what a workload may ask for in a while, beside a unit for each name.
 const REQUEST_COST: usize = 16;
+/// What a stream costs of it.
+const STREAM_COST: usize = 1_000;
 /// Responses that wait to be written: one of each type, and room.
 const RESPONSES_MAX: usize = 8;
 /// Bytes of resources in a response; what is more comes in the next.
 const RESPONSE_BYTES_MAX: usize = 4 << 20;
-/// Bytes of each word that a proxy says of itself.
-const WORD_BYTES_MAX: usize = 128;
 /// Bytes of what it says of how far others have read; what is more is ignored.
 const MARK_BYTES_MAX: usize = 2048;
 /// Requests that are taken before anything is sent: a proxy says all that it wants at once.
 const REQUESTS_A_TURN_MAX: usize = 64;
+/// Names in them, but for the last: no stream holds up the others for long.
+const NAMES_A_TURN_MAX: usize = 10_000;
 /// Why a stream is refused or ended by us.
 pub const REFUSALS: &[&str] = &[
     "no_certificate",
@@ -71,6 +73,7 @@ struct Unanswered {
     nonce: String,
     names: Vec<String>,
     since: u64,
+    sent: Instant,
 }
 
 impl Subscriptions {
@@ -78,36 +81,6 @@ impl Subscriptions {
     fn behind(&self) -> Option<u64> {
         let unanswered = self.unanswered.as_ref().map(|of| of.since);
         self.dirty.values().copied().chain(unanswered).min()
-    }
-}
-
-/// What a proxy says of itself.
-#[derive(Debug)]
-struct Said {
-    admin: Option<String>,
-    signing_root: Option<String>,
-    version: String,
-}
-
-fn field<'a>(node: &'a Node, name: &str) -> Option<&'a str> {
-    let field = node.metadata.as_ref()?.fields.get(name)?;
-    match &field.kind {
-        Some(prost_types::value::Kind::StringValue(text)) => Some(text),
-        _ => None,
-    }
-}
-
-impl Said {
-    fn of(node: &Node) -> Self {
-        let word = |text: &str| {
-            let end = text.floor_char_boundary(WORD_BYTES_MAX);
-            text.get(..end).unwrap_or_default().to_owned()
-        };
-        Self {
-            admin: field(node, "admin").map(word),
-            signing_root: field(node, "signingRoot").map(word),
-            version: word(&node.user_agent_version),
-        }
     }
 }
 
@@ -125,9 +98,10 @@ pub struct Session {
     names_bytes: usize,
     /// How many names it wants, of what its workload may.
     wanted: Held,
-    pace: Pace,
-    /// It has answered something since the hub was told.
-    has_answered: bool,
+    /// Names that it has asked for since it was sent anything.
+    asked: usize,
+    /// Since when it is sent nothing new: it asks for too much, or what it holds is newer.
+    held_up: Option<Instant>,
     /// What it holds is newer than ours.
     is_behind: bool,
     /// How far we had read when it was told so.
@@ -181,7 +155,10 @@ async fn carry(
                 }
                 session.tell();
                 // Who asks for more than any proxy needs waits, and the others do not.
-                tokio::time::sleep(session.pace.pause(Instant::now())).await;
+                match session.pause() {
+                    Duration::ZERO => tokio::task::yield_now().await,
+                    pause => tokio::time::sleep(pause).await,
+                }
             }
             Err(end) => {
                 let _ = responses.send(Err(session.ended(end))).await;
@@ -206,7 +183,7 @@ async fn take(
         if let Err(end) = session.receive(request) {
             return Some(Err(end));
         }
-        if !session.pace.pause(Instant::now()).is_zero() {
+        if session.asked >= NAMES_A_TURN_MAX || !session.pause().is_zero() {
             return Some(Ok(()));
         }
         next = tokio::select! {
@@ -241,6 +218,7 @@ impl Session {
         let types = Type::ALL
             .into_iter()
             .map(|kind| (kind, Subscriptions::default()));
+        hub.spend(&caller.workload, STREAM_COST);
         let wanted = hub.subscriptions.none(&caller.workload);
         let session = Self {
             hub,
@@ -252,8 +230,8 @@ impl Session {
             said: None,
             names_bytes: 0,
             wanted,
-            pace: Pace::default(),
-            has_answered: false,
+            asked: 0,
+            held_up: None,
             is_behind: false,
             told: BTreeMap::new(),
             begun: false,
@@ -279,6 +257,7 @@ impl Session {
                 of.dirty.entry(name).or_insert(since);
             }
         }
+        self.asked = 0;
         let mut responses = Vec::new();
         for kind in Type::ALL {
             let destinations = self.types.get(&Type::Destination);
@@ -287,6 +266,11 @@ impl Session {
             responses.extend(self.response(kind, waits));
         }
         Ok(responses)
+    }
+
+    /// How long it is to be heard no further.
+    fn pause(&self) -> Duration {
+        self.hub.pause(&self.caller.workload)
     }
 
     /// Counts and tells that we end the stream.
@@ -329,7 +313,8 @@ impl Session {
             &request.resource_names_unsubscribe,
         );
         let names = add.len() + drop.len() + request.initial_resource_versions.len();
-        self.pace.spend(REQUEST_COST + names, Instant::now());
+        self.asked += REQUEST_COST + names;
+        self.hub.spend(&self.caller.workload, REQUEST_COST + names);
         let total: usize = self.types.values().map(|of| of.names.len()).sum();
         let bytes: usize = add.iter().map(String::len).sum();
         if total + add.len() > SUBSCRIPTIONS_MAX
@@ -370,7 +355,6 @@ impl Session {
         let nonce = &request.response_nonce;
         if let Some(answered) = of.unanswered.take_if(|of| of.nonce == *nonce) {
             let problem = request.error_detail.map(|status| status.message);
-            self.has_answered = true;
             self.answered(kind, &answered.names, problem);
         }
         let total = self.types.values().map(|of| of.names.len()).sum();
@@ -455,6 +439,7 @@ impl Session {
             nonce: nonce.clone(),
             names: names.chain(removed.iter().cloned()).collect(),
             since: first,
+            sent: Instant::now(),
         });
         // Said of what is sent: it was read before.
         let system_version_info = match self.is_behind {
@@ -480,19 +465,22 @@ impl Session {
         let pending = unanswered.count();
         let resources: usize = self.types.values().map(|of| of.names.len()).sum();
         let (said, refused) = (self.said.take(), self.refused.news());
-        let has_answered = std::mem::take(&mut self.has_answered);
-        self.hub
-            .progress(self.id, (behind, has_answered), |status| {
-                status.pending = u32::try_from(pending).unwrap_or(u32::MAX);
-                status.resources = u32::try_from(resources).unwrap_or(u32::MAX);
-                if let Some(refused) = refused {
-                    status.refused = refused;
-                }
-                if let Some(said) = said {
-                    status.version = said.version;
-                    status.admin = said.admin.unwrap_or_default();
-                    status.signing_root = said.signing_root.unwrap_or_default();
-                }
-            });
+        let is_held_up = self.is_behind || !self.pause().is_zero();
+        let since = self.held_up.unwrap_or_else(Instant::now);
+        self.held_up = is_held_up.then_some(since);
+        let unanswered = self.types.values().filter_map(|of| of.unanswered.as_ref());
+        let silent = unanswered.map(|of| of.sent).chain(self.held_up).min();
+        self.hub.progress(self.id, (behind, silent), |status| {
+            status.pending = u32::try_from(pending).unwrap_or(u32::MAX);
+            status.resources = u32::try_from(resources).unwrap_or(u32::MAX);
+            if let Some(refused) = refused {
+                status.refused = refused;
+            }
+            if let Some(said) = said {
+                status.version = said.version;
+                status.admin = said.admin.unwrap_or_default();
+                status.signing_root = said.signing_root.unwrap_or_default();
+            }
+        });
     }
 }
