@@ -4,6 +4,10 @@
 //! A kind's changes are numbered in their order (`resourceVersion`; Kubernetes 1.35 promises it, and
 //! etcd has always done it), so of two replicas it can be said which is behind. A proxy is told such a
 //! mark with what it is sent, and claims it from the next replica.
+//!
+//! Only what may have changed something is claimed. Bookmarks carry numbers of the whole API server, and
+//! each replica has its own of them, a minute apart: of a kind that rests, one replica would always be
+//! "behind" the other with nothing missing.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +18,8 @@ use super::kinds::WATCHED;
 pub struct Mark {
     /// No change up to this one is missing.
     pub complete: u64,
-    /// Changes up to this one may be in force: a list that is under way comes in no order.
+    /// Changes up to this one may be in force, and none after it: the last change or list. It is ahead
+    /// of `complete` during a list, which comes in no order, and behind it where nothing changes.
     pub seen: u64,
     /// How often all of it was listed, or found not to be there.
     pub lists: u64,
@@ -24,7 +29,7 @@ pub struct Mark {
 pub type Marks = BTreeMap<&'static str, Mark>;
 
 impl Mark {
-    /// Takes up a change, or word that there was none until then.
+    /// Takes up a change.
     pub fn changed(&mut self, version: u64, is_listing: bool) {
         self.seen = self.seen.max(version);
         if !is_listing {
@@ -32,8 +37,14 @@ impl Mark {
         }
     }
 
-    /// Takes up that a list is complete. Its version may be lower than what was: an API server that
-    /// was set back to a backup counts from there.
+    /// Takes up that there was no change until then that has not come.
+    pub fn rested(&mut self, version: u64) {
+        self.complete = self.complete.max(version);
+    }
+
+    /// Takes up that a list is complete. It shows what is gone as of its own version alone: a proxy may
+    /// have had from another replica what this one never knew. Its version may be lower than what was:
+    /// an API server that was set back to a backup counts from there.
     pub fn listed(&mut self, version: u64) {
         self.complete = version;
         self.seen = version;
@@ -110,6 +121,14 @@ mod tests {
         mark.listed(9);
         mark.changed(12, false);
         assert_eq!((mark.complete, mark.seen, mark.lists), (12, 12, 1));
+        mark.rested(20);
+        assert_eq!(
+            (mark.complete, mark.seen),
+            (20, 12),
+            "nobody claims a bookmark"
+        );
+        mark.changed(21, false);
+        assert_eq!((mark.complete, mark.seen), (21, 21));
         mark.listed(5);
         assert_eq!((mark.complete, mark.seen), (5, 5), "a backup");
     }

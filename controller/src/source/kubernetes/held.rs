@@ -131,7 +131,7 @@ impl Held {
                     self.seen.insert(key, None);
                 }
             }
-            News::Progress(version) => kind.mark.changed(version, kind.listing.is_some()),
+            News::Progress(version) => kind.mark.rested(version),
             News::Listed(version) => {
                 kind.mark.listed(version);
                 set_state(watch, WatchState::Watching, "", now);
@@ -232,5 +232,83 @@ impl Kind {
             .collect();
         gone.iter().for_each(|key| self.gone(key, changes));
         gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::mark::{awaited, news};
+
+    const NUMBER: usize = 0;
+
+    fn key(name: &str) -> Key {
+        Key {
+            kind: WATCHED[NUMBER].kind,
+            namespace: String::new(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn object(name: &str, version: u64) -> News {
+        let read = Read {
+            object: Ok(None),
+            for_status: None,
+        };
+        News::Object(key(name), version, Box::new(read))
+    }
+
+    /// A replica of which one kind has come this far.
+    fn replica(all: impl IntoIterator<Item = News>) -> Held {
+        let mut held = Held::new(0);
+        for news in all {
+            held.take(NUMBER, news, 0);
+        }
+        held
+    }
+
+    /// Whether a proxy that one has told all would be told by the other that it knows more.
+    fn is_ahead(one: &Held, other: &Held) -> bool {
+        let claim = news(&one.marks(), &mut BTreeMap::new());
+        !awaited(&claim, &other.marks()).is_empty()
+    }
+
+    #[test]
+    fn who_is_ahead_by_bookmarks_alone_knows_no_more() {
+        let begun = || [News::Begun("v1"), object("web", 7), News::Listed(9000)];
+        let (mut a, mut b) = (replica(begun()), replica(begun()));
+        a.take(NUMBER, News::Progress(10_500), 0);
+        b.take(NUMBER, News::Progress(9_800), 0);
+        assert!(!is_ahead(&a, &b) && !is_ahead(&b, &a));
+        for (number, change) in [object("web", 10_600), News::Gone(key("web"), 10_700)]
+            .into_iter()
+            .enumerate()
+        {
+            a.take(NUMBER, change, 0);
+            assert!(is_ahead(&a, &b), "{number}");
+            assert!(!is_ahead(&b, &a));
+            // It hears the same, or that there is nothing more to hear.
+            match number {
+                0 => b.take(NUMBER, object("web", 10_600), 0),
+                _ => b.take(NUMBER, News::Progress(10_800), 0),
+            }
+            assert!(!is_ahead(&a, &b), "{number}");
+        }
+    }
+
+    /// What is gone was changed by somebody, but no list says when; nor what came and went unseen.
+    #[test]
+    fn what_a_list_shows_is_claimed_as_of_the_list() {
+        let begun = || [News::Begun("v1"), object("web", 7), News::Listed(9000)];
+        let (mut a, mut b) = (replica(begun()), replica(begun()));
+        for news in [News::Begun("v1"), News::Listed(10_000)] {
+            a.take(NUMBER, news, 0);
+        }
+        b.take(NUMBER, object("brief", 9_300), 0);
+        assert!(is_ahead(&a, &b), "it may still have what is gone");
+        b.take(NUMBER, News::Gone(key("web"), 9_500), 0);
+        assert!(is_ahead(&a, &b));
+        b.take(NUMBER, News::Progress(10_000), 0);
+        assert!(!is_ahead(&a, &b));
     }
 }

@@ -15,6 +15,7 @@ pub(super) struct Log {
     broken_since: Option<Instant>,
     told: Option<Instant>,
     was_absent: bool,
+    told_behind: Option<Instant>,
 }
 
 impl Log {
@@ -27,6 +28,19 @@ impl Log {
                 broken_seconds = since.elapsed().as_secs(),
                 why,
                 "cannot watch; what is known stays in force"
+            );
+        }
+    }
+
+    pub(super) fn behind(&mut self, of: &Watched) {
+        if self
+            .told_behind
+            .is_none_or(|told| told.elapsed() >= LOG_INTERVAL)
+        {
+            self.told_behind = Some(Instant::now());
+            tracing::warn!(
+                kind = of.kind,
+                "proxies know of changes that the watch does not bring; listing again"
             );
         }
     }

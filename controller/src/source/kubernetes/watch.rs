@@ -46,8 +46,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// What others know of already has this long to come by itself.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
-/// And is listed for no more often than this, whatever proxies claim.
-const BEHIND_INTERVAL: Duration = Duration::from_secs(20);
+/// And is listed for no more than this part of the time, whatever proxies claim: soon again where a list
+/// costs little, for until then whoever waits is told nothing new of what he has.
+const BEHIND_SHARE: u32 = 20;
+const BEHIND_PAUSE_MIN: Duration = Duration::from_secs(2);
+const BEHIND_PAUSE_MAX: Duration = Duration::from_secs(20);
 /// On the event that ends the list which a watch begins with.
 const LIST_ENDS: &str = "k8s.io/initial-events-end";
 /// Objects of a page, where lists are not streamed, and how long one may take.
@@ -87,7 +90,9 @@ pub struct Watch {
     behind: Behind,
     /// How often all of it was listed, or found not to be there.
     lists: u64,
-    /// When it may be listed again for what others know.
+    /// Since when it is listed for what others know.
+    behind_list: Option<Instant>,
+    /// When it may be again.
     behind_next: Instant,
     log: Log,
 }
@@ -117,6 +122,7 @@ impl Watch {
             failures: 0,
             behind,
             lists: 0,
+            behind_list: None,
             behind_next: Instant::now(),
             log: Log::default(),
         })
@@ -144,11 +150,8 @@ impl Watch {
                 }
                 End::Failed(why) => self.fail(why).await,
                 End::Behind => {
-                    tracing::warn!(
-                        kind = self.of.kind,
-                        "proxies know of changes that the watch does not bring; listing again"
-                    );
-                    self.behind_next = Instant::now() + BEHIND_INTERVAL;
+                    self.log.behind(self.of);
+                    self.behind_list = Some(Instant::now());
                 }
             }
         }
@@ -297,6 +300,9 @@ impl Watch {
         }
         self.failures = 0;
         self.lists += 1;
+        if let Some(begun) = self.behind_list.take() {
+            self.behind_next = Instant::now() + behind_pause(begun.elapsed());
+        }
         self.log.well(self.of, pass.version);
         pass.at.clone_from(&at);
         self.tell(News::Listed(number(&Some(at)))).await
@@ -443,9 +449,26 @@ fn answered(status: &Status) -> String {
     format!("{} {}: {}", status.code, status.reason, status.message)
 }
 
+/// How long after a list for what others know, which took so long, there is another.
+fn behind_pause(took: Duration) -> Duration {
+    let pause = took.saturating_mul(BEHIND_SHARE);
+    pause.clamp(BEHIND_PAUSE_MIN, BEHIND_PAUSE_MAX)
+}
+
 /// How long to wait after so many failures in a row: twice as long each time, and
 /// between half of it and all by chance (0 to 1), so that watches do not come in step.
 fn back_off(failures: u32, chance: f64) -> Duration {
     let doubled = BACK_OFF_MIN.saturating_mul(2_u32.saturating_pow(failures));
     doubled.min(BACK_OFF_MAX).mul_f64(0.5 + chance / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_costs_little_is_soon_listed_again_for_others() {
+        let pause = |took| behind_pause(Duration::from_millis(took)).as_secs();
+        assert_eq!([30, 300, 60_000].map(pause), [2, 6, 20]);
+    }
 }
