@@ -229,7 +229,7 @@ fn an_api_server_with_them_makes_the_same_mesh() {
         .collect();
     let wrong = runtime().block_on(async {
         let client = kubernetes::client().await.expect("a kubeconfig");
-        let (_nobody, behind) = tokio::sync::watch::channel(Vec::new());
+        let (_nobody, behind) = tokio::sync::watch::channel(Default::default());
         let mut source = Source::kubernetes(&client, &behind);
         let mut index = Index::new("td");
         let deadline = Instant::now() + PATIENCE;

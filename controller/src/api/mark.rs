@@ -21,8 +21,9 @@ pub struct Mark {
     /// Changes up to this one may be in force, and none after it: the last change or list. It is ahead
     /// of `complete` during a list, which comes in no order, and behind it where nothing changes.
     pub seen: u64,
-    /// How often all of it was listed, or found not to be there.
-    pub lists: u64,
+    /// The claims that had been made when it was last begun to list all of it, or to look whether it is
+    /// there.
+    pub claims: u64,
 }
 
 /// Of each kind that is watched, by its name.
@@ -45,31 +46,41 @@ impl Mark {
     /// Takes up that a list is complete. It shows what is gone as of its own version alone: a proxy may
     /// have had from another replica what this one never knew. Its version may be lower than what was:
     /// an API server that was set back to a backup counts from there.
-    pub fn listed(&mut self, version: u64) {
+    pub fn listed(&mut self, version: u64, claims: u64) {
         self.complete = version;
         self.seen = version;
-        self.lists += 1;
+        self.claims = claims;
     }
 }
 
-/// What is waited for: of a kind a version, or a list begun after somebody knew that one. A list that
-/// does not have it is of an API server that has forgotten it.
+/// What is waited for: of a kind a version, or a list begun after it was claimed. A list that does not
+/// have it then is of an API server that has forgotten it; one that was under way already proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Awaited {
     pub kind: &'static str,
     pub version: u64,
-    pub lists: u64,
+    /// The number of the claim.
+    pub claim: u64,
+}
+
+/// What of all claims is yet to come, as the source is told it.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// How many there have been: who begins a list notes it.
+    pub made: u64,
+    pub awaited: Vec<Awaited>,
 }
 
 impl Awaited {
     pub fn is_there(&self, marks: &Marks) -> bool {
         let mark = marks.get(self.kind).copied().unwrap_or_default();
-        mark.complete >= self.version || mark.lists >= self.lists
+        mark.complete >= self.version || mark.claims >= self.claim
     }
 }
 
-/// What of a claim (`Pod=12,Service=7`) is not there yet. Whatever it says otherwise is ignored.
-pub fn awaited(claim: &str, marks: &Marks) -> Vec<Awaited> {
+/// What of a claim (`Pod=12,Service=7`) with this number is not there yet. Whatever it says otherwise is
+/// ignored.
+pub fn awaited(claim: &str, claim_number: u64, marks: &Marks) -> Vec<Awaited> {
     let mut awaited: Vec<Awaited> = Vec::new();
     if marks.is_empty() {
         // Of a source whose changes have no numbers.
@@ -80,11 +91,10 @@ pub fn awaited(claim: &str, marks: &Marks) -> Vec<Awaited> {
         let (Some(known), Ok(version)) = (known, version.parse()) else {
             continue;
         };
-        let mark = marks.get(known.kind).copied().unwrap_or_default();
         let of = Awaited {
             kind: known.kind,
             version,
-            lists: mark.lists + 1,
+            claim: claim_number,
         };
         if !of.is_there(marks) && !awaited.iter().any(|other| other.kind == of.kind) {
             awaited.push(of);
@@ -118,9 +128,9 @@ mod tests {
         let mut mark = Mark::default();
         mark.changed(7, true);
         assert_eq!((mark.complete, mark.seen), (0, 7));
-        mark.listed(9);
+        mark.listed(9, 3);
         mark.changed(12, false);
-        assert_eq!((mark.complete, mark.seen, mark.lists), (12, 12, 1));
+        assert_eq!((mark.complete, mark.seen, mark.claims), (12, 12, 3));
         mark.rested(20);
         assert_eq!(
             (mark.complete, mark.seen),
@@ -129,7 +139,7 @@ mod tests {
         );
         mark.changed(21, false);
         assert_eq!((mark.complete, mark.seen), (21, 21));
-        mark.listed(5);
+        mark.listed(5, 3);
         assert_eq!((mark.complete, mark.seen), (5, 5), "a backup");
     }
 
@@ -138,21 +148,23 @@ mod tests {
         let mut mark = Mark {
             complete: 10,
             seen: 14,
-            lists: 1,
+            claims: 1,
         };
-        assert_eq!(awaited("Pod=10", &marks(mark)), []);
-        assert_eq!(awaited("Pod=99", &Marks::new()), [], "a directory");
+        assert_eq!(awaited("Pod=10", 2, &marks(mark)), []);
+        assert_eq!(awaited("Pod=99", 2, &Marks::new()), [], "a directory");
         for nonsense in ["", "Pod", "Pod=", "Pod=-1", "Stranger=99", "=,=", "pod=99"] {
-            assert_eq!(awaited(nonsense, &marks(mark)), [], "{nonsense}");
+            assert_eq!(awaited(nonsense, 2, &marks(mark)), [], "{nonsense}");
         }
-        let waits = awaited("Service=0,Pod=12,Pod=99", &marks(mark));
+        let waits = awaited("Service=0,Pod=12,Pod=99", 2, &marks(mark));
         assert_eq!(waits.len(), 1, "{waits:?}");
         let is_there = |mark: Mark| waits[0].is_there(&marks(mark));
         assert!(!is_there(mark));
         mark.changed(11, false);
         assert!(!is_there(mark));
         let mut listed = mark;
-        listed.listed(11);
+        listed.listed(11, 1);
+        assert!(!is_there(listed), "it was begun before the claim");
+        listed.listed(11, 2);
         assert!(is_there(listed), "there is no such change any more");
         mark.changed(12, false);
         assert!(is_there(mark));

@@ -25,7 +25,7 @@ use super::sign::SignError;
 use super::{Caller, serve, stream};
 use crate::api::Key;
 use crate::api::kinds::kind_with_status;
-use crate::api::mark::{Awaited, Marks};
+use crate::api::mark::{Awaited, Claims, Marks};
 use crate::ca::proof::{ProofError, Prover};
 use crate::ca::{Ca, subject_and_end};
 use crate::index::{Change, Index, Touched, Type, Verdict};
@@ -193,7 +193,7 @@ pub struct Hub {
     pub(super) subscriptions: Tally,
     pub(super) leaves: Tally,
     /// What proxies know of and we have yet to read.
-    pub(super) behind: watch::Sender<Vec<Awaited>>,
+    pub(super) behind: watch::Sender<Claims>,
     /// Some proxy has acknowledged something, or has gone.
     pub(super) acknowledged: Notify,
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tokio::sync::watch;
 
 use super::hub::Hub;
-use crate::api::mark::{self, Awaited, Marks};
+use crate::api::mark::{self, Awaited, Claims, Marks};
 
 impl Hub {
     /// Takes up how far the source has read, before what it has read is.
@@ -14,39 +14,43 @@ impl Hub {
         let mut state = self.state.lock();
         state.marks = marks;
         let state = &mut *state;
-        let mut waits = false;
+        let mut left = Vec::new();
         for proxy in state.proxies.values_mut() {
             if proxy.awaited.is_empty() {
                 continue;
             }
             proxy.awaited.retain(|of| !of.is_there(&state.marks));
-            match proxy.awaited.is_empty() {
-                true => proxy.wake.notify_one(),
-                false => waits = true,
+            if proxy.awaited.is_empty() {
+                proxy.wake.notify_one();
             }
+            merge(&mut left, &proxy.awaited);
         }
-        if !waits {
-            self.behind.send_if_modified(|behind| {
-                let changes = !behind.is_empty();
-                behind.clear();
-                changes
-            });
-        }
+        self.behind.send_if_modified(|behind| {
+            let changes = behind.awaited != left;
+            behind.awaited = left;
+            changes
+        });
     }
 
     /// A proxy has been told by another replica as far as this; whether we have yet to come there.
     pub fn claimed(&self, id: u64, claim: &str) -> bool {
         let mut state = self.state.lock();
-        let awaited = mark::awaited(claim, &state.marks);
+        // A list that begins before the source has heard of this claim does not count for it.
+        let number = self.behind.borrow().made + 1;
+        let awaited = mark::awaited(claim, number, &state.marks);
         let Some(proxy) = state.proxies.get_mut(&id) else {
             return false;
         };
         proxy.awaited.clone_from(&awaited);
-        let workload = proxy.status.workload.clone();
-        drop(state);
         if awaited.is_empty() {
             return false;
         }
+        let workload = proxy.status.workload.clone();
+        self.behind.send_modify(|behind| {
+            behind.made = number;
+            merge(&mut behind.awaited, &awaited);
+        });
+        drop(state);
         // It makes us list again if what it claims does not come: who it is must be known.
         if let Some(left_out) = self.may_log(&["claims", &workload]) {
             tracing::info!(
@@ -56,7 +60,6 @@ impl Hub {
                 "a proxy knows of changes that are yet to be read here"
             );
         }
-        self.behind.send_modify(|behind| merge(behind, &awaited));
         true
     }
 
@@ -73,7 +76,7 @@ impl Hub {
     }
 
     /// What proxies know of and we have yet to read.
-    pub fn behind(&self) -> watch::Receiver<Vec<Awaited>> {
+    pub fn behind(&self) -> watch::Receiver<Claims> {
         self.behind.subscribe()
     }
 }
@@ -84,7 +87,7 @@ fn merge(all: &mut Vec<Awaited>, more: &[Awaited]) {
         match all.iter_mut().find(|other| other.kind == of.kind) {
             Some(other) => {
                 other.version = other.version.max(of.version);
-                other.lists = other.lists.max(of.lists);
+                other.claim = other.claim.max(of.claim);
             }
             None => all.push(of.clone()),
         }
@@ -105,11 +108,11 @@ mod tests {
     use crate::discovery::stream::Session;
     use crate::index::Type;
 
-    fn read(hub: &Hub, version: u64, lists: u64) {
+    fn read(hub: &Hub, version: u64, claims: u64) {
         let mark = Mark {
             complete: version,
             seen: version,
-            lists,
+            claims,
         };
         hub.marked(Marks::from([("EndpointSlice", mark)]));
     }
@@ -161,27 +164,27 @@ mod tests {
         let hub = hub();
         apply(&hub, &service("web", 8080, &["web-1"]));
         apply(&hub, &service("other", 8080, &["other-1"]));
-        read(&hub, 10, 1);
+        read(&hub, 10, 0);
         let mut session = proxy(&hub, "EndpointSlice=12", &["shop/web:80"]);
         assert!(turn(&mut session).is_empty(), "it has newer ones");
-        assert_eq!(hub.behind().borrow().len(), 1, "the source is told");
+        assert_eq!(hub.behind().borrow().awaited.len(), 1, "the source is told");
         want(&mut session, "shop/other:80");
         let sent = turn(&mut session);
         assert_eq!(names(&sent), ["shop/other:80"]);
         assert_eq!(sent[0].system_version_info, "", "it keeps its own mark");
         acknowledge(&mut session, sent);
         // What changes here meanwhile is older still.
-        read(&hub, 11, 1);
+        read(&hub, 11, 0);
         apply(&hub, &service("web", 8080, &["web-2"]));
         assert!(turn(&mut session).is_empty());
         assert_eq!(hub.status().proxies[0].acknowledged, 0, "it is behind");
-        read(&hub, 12, 1);
+        read(&hub, 12, 0);
         let sent = turn(&mut session);
         assert_eq!(names(&sent), ["shop/web:80"]);
         assert_eq!(sent[0].system_version_info, "EndpointSlice=12");
         acknowledge(&mut session, sent);
         assert!(turn(&mut session).is_empty());
-        assert!(hub.behind().borrow().is_empty());
+        assert!(hub.behind().borrow().awaited.is_empty());
         assert_eq!(hub.status().proxies[0].acknowledged, hub.status().revision);
     }
 
@@ -189,11 +192,14 @@ mod tests {
     fn what_no_list_has_any_more_is_waited_for_no_longer() {
         let hub = hub();
         apply(&hub, &service("web", 8080, &["web-1"]));
-        read(&hub, 10, 1);
+        read(&hub, 10, 0);
         // As after an API server was set back to a backup; or of a proxy that lies.
         let mut session = proxy(&hub, "EndpointSlice=9999999", &["shop/web:80"]);
         assert!(turn(&mut session).is_empty());
-        read(&hub, 11, 2);
+        read(&hub, 11, 0);
+        assert!(turn(&mut session).is_empty(), "a list begun before");
+        let made = hub.behind().borrow().made;
+        read(&hub, 11, made);
         let sent = turn(&mut session);
         assert_eq!(names(&sent), ["shop/web:80"]);
         // Who comes as far as we are waits for nothing.

@@ -16,12 +16,12 @@ use std::time::Instant;
 use weft_config::status::{SourceError, WatchStatus};
 
 use crate::api::Key;
-use crate::api::mark::{Awaited, Marks};
+use crate::api::mark::{Claims, Marks};
 use crate::index::Change;
 use crate::sparing::Sparing;
 
 /// What proxies know of and we have yet to read.
-pub type Behind = tokio::sync::watch::Receiver<Vec<Awaited>>;
+pub type Behind = tokio::sync::watch::Receiver<Claims>;
 
 /// The closed set of sources.
 #[derive(Debug)]

@@ -28,16 +28,17 @@ pub struct Read {
 /// What a watch has to say.
 #[derive(Debug)]
 pub enum News {
-    /// The API server has no such kind.
-    Absent,
+    /// The API server has no such kind, as a look has shown that began after so many claims.
+    Absent { claims: u64 },
     /// A list begins, of this version.
     Begun(&'static str),
     /// An object is there, of this version.
     Object(Key, u64, Box<Read>),
     /// It is gone, by a change of this version.
     Gone(Key, u64),
-    /// The list is complete, as of this version; what follows are changes.
-    Listed(u64),
+    /// The list is complete, as of this version; it was begun after so many claims. What follows are
+    /// changes.
+    Listed { version: u64, claims: u64 },
     /// No change up to this version is to come.
     Progress(u64),
     /// It cannot be listed or watched, for this reason.
@@ -95,12 +96,12 @@ impl Held {
         let has_status = WATCHED.get(number).is_some_and(|of| of.has_status);
         let changes = &mut self.changes;
         match news {
-            News::Absent => {
+            News::Absent { claims } => {
                 set_state(watch, WatchState::Absent, "", now);
                 watch.version.clear();
                 kind.is_known = true;
                 kind.absences += 1;
-                kind.mark.listed(0);
+                kind.mark.listed(0, claims);
                 if kind.absences >= ABSENCES_MIN {
                     let gone = kind.retain(&BTreeSet::new(), changes).into_iter();
                     let gone = gone.filter(|_| has_status);
@@ -132,8 +133,8 @@ impl Held {
                 }
             }
             News::Progress(version) => kind.mark.rested(version),
-            News::Listed(version) => {
-                kind.mark.listed(version);
+            News::Listed { version, claims } => {
+                kind.mark.listed(version, claims);
                 set_state(watch, WatchState::Watching, "", now);
                 kind.is_known = true;
                 if let Some(listed) = kind.listing.take() {
@@ -258,6 +259,10 @@ mod tests {
         News::Object(key(name), version, Box::new(read))
     }
 
+    fn listed(version: u64) -> News {
+        News::Listed { version, claims: 0 }
+    }
+
     /// A replica of which one kind has come this far.
     fn replica(all: impl IntoIterator<Item = News>) -> Held {
         let mut held = Held::new(0);
@@ -270,12 +275,12 @@ mod tests {
     /// Whether a proxy that one has told all would be told by the other that it knows more.
     fn is_ahead(one: &Held, other: &Held) -> bool {
         let claim = news(&one.marks(), &mut BTreeMap::new());
-        !awaited(&claim, &other.marks()).is_empty()
+        !awaited(&claim, 1, &other.marks()).is_empty()
     }
 
     #[test]
     fn who_is_ahead_by_bookmarks_alone_knows_no_more() {
-        let begun = || [News::Begun("v1"), object("web", 7), News::Listed(9000)];
+        let begun = || [News::Begun("v1"), object("web", 7), listed(9000)];
         let (mut a, mut b) = (replica(begun()), replica(begun()));
         a.take(NUMBER, News::Progress(10_500), 0);
         b.take(NUMBER, News::Progress(9_800), 0);
@@ -299,9 +304,9 @@ mod tests {
     /// What is gone was changed by somebody, but no list says when; nor what came and went unseen.
     #[test]
     fn what_a_list_shows_is_claimed_as_of_the_list() {
-        let begun = || [News::Begun("v1"), object("web", 7), News::Listed(9000)];
+        let begun = || [News::Begun("v1"), object("web", 7), listed(9000)];
         let (mut a, mut b) = (replica(begun()), replica(begun()));
-        for news in [News::Begun("v1"), News::Listed(10_000)] {
+        for news in [News::Begun("v1"), listed(10_000)] {
             a.take(NUMBER, news, 0);
         }
         b.take(NUMBER, object("brief", 9_300), 0);

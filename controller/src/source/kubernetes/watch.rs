@@ -88,8 +88,6 @@ pub struct Watch {
     /// In a row.
     failures: u32,
     behind: Behind,
-    /// How often all of it was listed, or found not to be there.
-    lists: u64,
     /// Since when it is listed for what others know.
     behind_list: Option<Instant>,
     /// When it may be again.
@@ -97,9 +95,11 @@ pub struct Watch {
     log: Log,
 }
 
-/// One watch request, or the list before it.
+/// A list, and the watch that follows.
 struct Pass {
     version: &'static str,
+    /// How many claims there had been when it began.
+    claims: u64,
     /// What has come up to now; empty: no list is complete.
     at: String,
     /// Since when others have known more.
@@ -121,7 +121,6 @@ impl Watch {
             streams: true,
             failures: 0,
             behind,
-            lists: 0,
             behind_list: None,
             behind_next: Instant::now(),
             log: Log::default(),
@@ -130,8 +129,9 @@ impl Watch {
 
     pub async fn run(mut self) {
         loop {
+            let claims = self.behind.borrow().made;
             let end = match self.version().await {
-                Ok(Some(version)) => self.follow(version).await,
+                Ok(Some(version)) => self.follow(version, claims).await,
                 Ok(None) => End::Missing,
                 Err(error) => End::Failed(reason(&error)),
             };
@@ -144,8 +144,7 @@ impl Watch {
                 }
                 End::Missing => {
                     self.log.absent(self.of);
-                    self.lists += 1;
-                    self.send(News::Absent).await;
+                    self.send(News::Absent { claims }).await;
                     tokio::time::sleep(LOOK_INTERVAL).await;
                 }
                 End::Failed(why) => self.fail(why).await,
@@ -191,10 +190,11 @@ impl Watch {
     }
 
     /// Lists and watches until that ends.
-    async fn follow(&mut self, version: &'static str) -> End {
+    async fn follow(&mut self, version: &'static str, claims: u64) -> End {
         let api: Api<Seen> = Api::all_with(self.client.clone(), &self.of.resource(version));
         let mut pass = Pass {
             version,
+            claims,
             at: String::new(),
             behind_since: None,
         };
@@ -299,13 +299,13 @@ impl Watch {
             return Err(End::Failed("the list has no version".to_owned()));
         }
         self.failures = 0;
-        self.lists += 1;
         if let Some(begun) = self.behind_list.take() {
             self.behind_next = Instant::now() + behind_pause(begun.elapsed());
         }
         self.log.well(self.of, pass.version);
         pass.at.clone_from(&at);
-        self.tell(News::Listed(number(&Some(at)))).await
+        let (version, claims) = (number(&Some(at)), pass.claims);
+        self.tell(News::Listed { version, claims }).await
     }
 
     async fn tell(&self, news: News) -> Result<(), End> {
@@ -325,8 +325,9 @@ impl Watch {
         let behind = self
             .behind
             .borrow()
+            .awaited
             .iter()
-            .any(|of| of.kind == self.of.kind && of.version > at && of.lists > self.lists);
+            .any(|of| of.kind == self.of.kind && of.version > at && of.claim > pass.claims);
         if !behind {
             pass.behind_since = None;
             return None;
