@@ -54,13 +54,15 @@ struct Kind {
     listing: Option<BTreeSet<Key>>,
     /// Was listed once, or is not there.
     is_known: bool,
+    /// Looks in a row that did not find it.
     absences: u32,
     mark: Mark,
 }
 
-/// A kind must be missing at this many looks in a row before its objects go: one
-/// look may meet an API server that has yet to find its own CRDs.
-const ABSENCES_MIN: u32 = 2;
+/// A kind must be missing at this many looks in a row before it is believed, at the start too: one look
+/// may meet an API server that has yet to find its own CRDs, and a mesh without its AuthorizationPolicies
+/// lets everybody in.
+pub(super) const ABSENCES_MIN: u32 = 2;
 
 #[derive(Debug)]
 pub struct Held {
@@ -97,12 +99,12 @@ impl Held {
         let changes = &mut self.changes;
         match news {
             News::Absent { claims } => {
-                set_state(watch, WatchState::Absent, "", now);
-                watch.version.clear();
-                kind.is_known = true;
                 kind.absences += 1;
-                kind.mark.listed(0, claims);
                 if kind.absences >= ABSENCES_MIN {
+                    set_state(watch, WatchState::Absent, "", now);
+                    watch.version.clear();
+                    kind.is_known = true;
+                    kind.mark.listed(0, claims);
                     let gone = kind.retain(&BTreeSet::new(), changes).into_iter();
                     let gone = gone.filter(|_| has_status);
                     self.seen.extend(gone.map(|key| (key, None)));
@@ -111,7 +113,6 @@ impl Held {
             News::Begun(version) => {
                 version.clone_into(&mut watch.version);
                 watch.lists += 1;
-                kind.absences = 0;
                 kind.listing = Some(BTreeSet::new());
                 // It stays broken until a list has come through.
                 if watch.state != WatchState::Broken {
@@ -137,6 +138,7 @@ impl Held {
                 kind.mark.listed(version, claims);
                 set_state(watch, WatchState::Watching, "", now);
                 kind.is_known = true;
+                kind.absences = 0;
                 if let Some(listed) = kind.listing.take() {
                     let gone = kind.retain(&listed, changes).into_iter();
                     let gone = gone.filter(|_| has_status);
@@ -145,6 +147,7 @@ impl Held {
             }
             News::Broken(why) => {
                 watch.failures += 1;
+                kind.absences = 0;
                 kind.listing = None;
                 set_state(watch, WatchState::Broken, &why, now);
             }
@@ -276,6 +279,37 @@ mod tests {
     fn is_ahead(one: &Held, other: &Held) -> bool {
         let claim = news(&one.marks(), &mut BTreeMap::new());
         !awaited(&claim, 1, &other.marks()).is_empty()
+    }
+
+    #[test]
+    fn a_kind_that_one_look_does_not_find_is_not_missing_yet() {
+        let mut held = Held::new(0);
+        for number in 1..WATCHED.len() {
+            held.take(number, News::Begun("v1"), 0);
+            held.take(number, listed(7), 0);
+        }
+        let absent = || News::Absent { claims: 0 };
+        for news in [absent(), News::Broken("503".to_owned()), absent()] {
+            held.take(NUMBER, news, 0);
+            assert!(!held.is_complete(), "half a mesh");
+        }
+        // It is said to be there, and is not.
+        held.take(NUMBER, News::Begun("v1"), 0);
+        held.take(NUMBER, absent(), 0);
+        assert!(held.is_complete());
+        assert_eq!(held.watches()[NUMBER].state, WatchState::Absent);
+        for news in [News::Begun("v1"), object("web", 8), listed(9), absent()] {
+            held.take(NUMBER, news, 0);
+        }
+        assert_eq!(held.watches()[NUMBER].state, WatchState::Watching);
+        assert_eq!(
+            held.marks()[WATCHED[NUMBER].kind].seen,
+            9,
+            "all is in force"
+        );
+        held.take(NUMBER, absent(), 0);
+        assert_eq!(held.watches()[NUMBER].state, WatchState::Absent);
+        assert_eq!(held.marks()[WATCHED[NUMBER].kind].seen, 0);
     }
 
     #[test]

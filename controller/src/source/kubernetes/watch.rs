@@ -29,7 +29,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt as _;
 
-use super::held::{News, Read};
+use super::held::{ABSENCES_MIN, News, Read};
 use super::log::Log;
 use super::seen::Seen;
 use crate::api::Key;
@@ -56,8 +56,10 @@ const LIST_ENDS: &str = "k8s.io/initial-events-end";
 /// Objects of a page, where lists are not streamed, and how long one may take.
 const PAGE_OBJECTS: u32 = 500;
 const PAGE_MAX: Duration = Duration::from_secs(30);
-/// How often a kind that is missing is looked for.
+/// How often a kind that is missing is looked for; and how soon again at the start, when everybody waits
+/// for what there is.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// Some watches of some replicas: an API server that comes back is not overrun, and found soon.
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
@@ -87,6 +89,8 @@ pub struct Watch {
     streams: bool,
     /// In a row.
     failures: u32,
+    /// Looks since the start that did not find it, before it was ever listed.
+    absences: u32,
     behind: Behind,
     /// Since when it is listed for what others know.
     behind_list: Option<Instant>,
@@ -120,6 +124,7 @@ impl Watch {
             news,
             streams: true,
             failures: 0,
+            absences: 0,
             behind,
             behind_list: None,
             behind_next: Instant::now(),
@@ -145,7 +150,8 @@ impl Watch {
                 End::Missing => {
                     self.log.absent(self.of);
                     self.send(News::Absent { claims }).await;
-                    tokio::time::sleep(LOOK_INTERVAL).await;
+                    self.absences = self.absences.saturating_add(1);
+                    tokio::time::sleep(look_after(self.absences)).await;
                 }
                 End::Failed(why) => self.fail(why).await,
                 End::Behind => {
@@ -299,6 +305,7 @@ impl Watch {
             return Err(End::Failed("the list has no version".to_owned()));
         }
         self.failures = 0;
+        self.absences = ABSENCES_MIN;
         if let Some(begun) = self.behind_list.take() {
             self.behind_next = Instant::now() + behind_pause(begun.elapsed());
         }
@@ -448,6 +455,14 @@ fn reason(error: &Error) -> String {
 
 fn answered(status: &Status) -> String {
     format!("{} {}: {}", status.code, status.reason, status.message)
+}
+
+/// How long until a kind is looked for that so many looks have not found.
+fn look_after(absences: u32) -> Duration {
+    match absences < ABSENCES_MIN {
+        true => LOOK_AGAIN,
+        false => LOOK_INTERVAL,
+    }
 }
 
 /// How long after a list for what others know, which took so long, there is another.
