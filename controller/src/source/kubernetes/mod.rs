@@ -1,10 +1,12 @@
 //! The API server of a cluster as a source: a watch for each kind, whose news become
 //! the same changes as those of a directory.
 //!
-//! `api::kinds` says what is watched, `watch` does it, `held` (pure) knows what there is.
+//! `api::kinds` says what is watched, `watch` does it, `held` (pure) knows what there is, `pause`
+//! (pure) when it is asked again.
 
 mod held;
 mod log;
+mod pause;
 mod seen;
 mod watch;
 

@@ -26,11 +26,12 @@ use kube::{Client, Error, Resource as _, ResourceExt as _};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::StreamExt as _;
 
 use super::held::{ABSENCES_MIN, News, Read};
 use super::log::Log;
+use super::pause::{Failures, behind_pause, look_pause};
 use super::seen::Seen;
 use crate::api::Key;
 use crate::api::kinds::{WATCHED, Watched};
@@ -46,23 +47,13 @@ const SILENCE_MAX: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// What others know of already has this long to come by itself.
 const BEHIND_MAX: Duration = Duration::from_secs(1);
-/// And is listed for no more than this part of the time, whatever proxies claim: soon again where a list
-/// costs little, for until then whoever waits is told nothing new of what he has.
-const BEHIND_SHARE: u32 = 20;
-const BEHIND_PAUSE_MIN: Duration = Duration::from_secs(2);
-const BEHIND_PAUSE_MAX: Duration = Duration::from_secs(20);
 /// On the event that ends the list which a watch begins with.
 const LIST_ENDS: &str = "k8s.io/initial-events-end";
 /// Objects of a page, where lists are not streamed, and how long one may take.
 const PAGE_OBJECTS: u32 = 500;
 const PAGE_MAX: Duration = Duration::from_secs(30);
-/// How often a kind that is missing is looked for; and how soon again at the start, when everybody waits
-/// for what there is.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-const BACK_OFF_MIN: Duration = Duration::from_millis(500);
-/// Some watches of some replicas: an API server that comes back is not overrun, and found soon.
-const BACK_OFF_MAX: Duration = Duration::from_secs(8);
+/// From one watch request to the next, whatever ends it.
+const WATCH_MIN: Duration = Duration::from_secs(1);
 
 /// Where an error of the API server's objects is, as far as a file can be named.
 pub const FILE: &str = "kubernetes";
@@ -87,8 +78,7 @@ pub struct Watch {
     news: Sender<(usize, News)>,
     /// Lists are streamed, as far as is known.
     streams: bool,
-    /// In a row.
-    failures: u32,
+    failures: Failures,
     /// Looks since the start that did not find it, before it was ever listed.
     absences: u32,
     behind: Behind,
@@ -123,7 +113,7 @@ impl Watch {
             of: WATCHED.get(number)?,
             news,
             streams: true,
-            failures: 0,
+            failures: Failures::default(),
             absences: 0,
             behind,
             behind_list: None,
@@ -138,7 +128,7 @@ impl Watch {
             let end = match self.version().await {
                 Ok(Some(version)) => self.follow(version, claims).await,
                 Ok(None) => End::Missing,
-                Err(error) => End::Failed(reason(&error)),
+                Err(end) => end,
             };
             match end {
                 End::Closed => return,
@@ -151,7 +141,7 @@ impl Watch {
                     self.log.absent(self.of);
                     self.send(News::Absent { claims }).await;
                     self.absences = self.absences.saturating_add(1);
-                    tokio::time::sleep(look_after(self.absences)).await;
+                    tokio::time::sleep(look_pause(self.absences)).await;
                 }
                 End::Failed(why) => self.fail(why).await,
                 End::Behind => {
@@ -165,8 +155,7 @@ impl Watch {
     async fn fail(&mut self, why: String) {
         self.log.failed(self.of, &why);
         self.send(News::Broken(why)).await;
-        let delay = back_off(self.failures, rand::rng().random());
-        self.failures = self.failures.saturating_add(1);
+        let delay = self.failures.pause(Instant::now(), rand::rng().random());
         tokio::time::sleep(delay).await;
     }
 
@@ -175,13 +164,15 @@ impl Watch {
     }
 
     /// The best version that is served; `None`: the kind is not there.
-    async fn version(&self) -> Result<Option<&'static str>, Error> {
+    async fn version(&self) -> Result<Option<&'static str>, End> {
         if self.of.is_built_in {
             return Ok(self.of.versions.first().copied());
         }
         for version in self.of.versions {
             let name = format!("{}/{version}", self.of.group);
-            match self.client.list_api_group_resources(&name).await {
+            let looking = self.client.list_api_group_resources(&name);
+            let found = timeout(ANSWER_MAX, looking).await;
+            match found.map_err(|_| unanswered())? {
                 Ok(list) => {
                     let mut names = list.resources.iter().map(|of| of.name.as_str());
                     if names.any(|name| name == self.of.plural) {
@@ -189,7 +180,7 @@ impl Watch {
                     }
                 }
                 Err(error) if is_status(&error, 404) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(End::Failed(reason(&error))),
             }
         }
         Ok(None)
@@ -213,12 +204,14 @@ impl Watch {
             return end;
         }
         loop {
+            let begun = Instant::now();
             if let Err(end) = self.watch(&api, &mut pass).await {
                 return end;
             }
             if pass.at.is_empty() {
                 return End::Failed("the list ended before it was complete".to_owned());
             }
+            tokio::time::sleep_until(begun + WATCH_MIN).await;
         }
     }
 
@@ -251,13 +244,15 @@ impl Watch {
         let watching = timeout(ANSWER_MAX, api.watch(&asked, &pass.at)).await;
         let watching = watching.map_err(|_| unanswered())?;
         let mut events = pin!(watching.map_err(|error| self.end(&error))?);
+        let mut silent_at = Instant::now() + SILENCE_MAX;
         loop {
             let overdue = self.overdue(pass);
             let event = tokio::select! {
-                event = timeout(SILENCE_MAX, events.next()) => event,
+                event = timeout_at(silent_at, events.next()) => event,
                 Ok(()) = self.behind.changed() => continue,
                 () = until(overdue) => return Err(End::Behind),
             };
+            silent_at = Instant::now() + SILENCE_MAX;
             match event {
                 Ok(Some(Ok(event))) => self.take(event, pass).await?,
                 Ok(Some(Err(error))) => return Err(self.end(&error)),
@@ -304,7 +299,7 @@ impl Watch {
         if at.is_empty() {
             return Err(End::Failed("the list has no version".to_owned()));
         }
-        self.failures = 0;
+        self.failures.listed(Instant::now());
         self.absences = ABSENCES_MIN;
         if let Some(begun) = self.behind_list.take() {
             self.behind_next = Instant::now() + behind_pause(begun.elapsed());
@@ -455,36 +450,4 @@ fn reason(error: &Error) -> String {
 
 fn answered(status: &Status) -> String {
     format!("{} {}: {}", status.code, status.reason, status.message)
-}
-
-/// How long until a kind is looked for that so many looks have not found.
-fn look_after(absences: u32) -> Duration {
-    match absences < ABSENCES_MIN {
-        true => LOOK_AGAIN,
-        false => LOOK_INTERVAL,
-    }
-}
-
-/// How long after a list for what others know, which took so long, there is another.
-fn behind_pause(took: Duration) -> Duration {
-    let pause = took.saturating_mul(BEHIND_SHARE);
-    pause.clamp(BEHIND_PAUSE_MIN, BEHIND_PAUSE_MAX)
-}
-
-/// How long to wait after so many failures in a row: twice as long each time, and
-/// between half of it and all by chance (0 to 1), so that watches do not come in step.
-fn back_off(failures: u32, chance: f64) -> Duration {
-    let doubled = BACK_OFF_MIN.saturating_mul(2_u32.saturating_pow(failures));
-    doubled.min(BACK_OFF_MAX).mul_f64(0.5 + chance / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_costs_little_is_soon_listed_again_for_others() {
-        let pause = |took| behind_pause(Duration::from_millis(took)).as_secs();
-        assert_eq!([30, 300, 60_000].map(pause), [2, 6, 20]);
-    }
 }
