@@ -112,7 +112,7 @@ pub struct Metrics {
 }
 
 /// The values of each label.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Values {
     pub types: &'static [&'static str],
     pub certificates: &'static [&'static str],

@@ -1,6 +1,5 @@
 //! Who writes statuses, and of what: joins the hub, the Lease and the writer.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -55,10 +54,7 @@ impl Statuses {
 
     /// Takes part in the election, and writes while it is won.
     pub async fn run(&self, hub: &Hub) {
-        let sayings = Said {
-            hub,
-            mesh: &self.mesh,
-        };
+        let sayings = Said { hub };
         let mut leads = self.candidate.leads();
         let write = async {
             loop {
@@ -93,11 +89,7 @@ impl Teller {
         hub.leads.store(leads, Ordering::Relaxed);
         self.writer.stop();
         if leads {
-            let said = Said {
-                hub,
-                mesh: &self.mesh,
-            };
-            said.all().into_iter().for_each(|key| self.writer.tell(key));
+            self.writer.start();
         }
     }
 
@@ -121,18 +113,11 @@ impl Teller {
 /// What the hub has to say.
 struct Said<'a> {
     hub: &'a Hub,
-    mesh: &'a Key,
 }
 
 impl Sayings for Said<'_> {
     fn said(&self, key: &Key) -> Desired {
         let (verdict, error) = self.hub.verdict(key);
         Desired { verdict, error }
-    }
-
-    fn all(&self) -> BTreeSet<Key> {
-        let mut keys = self.hub.with_status();
-        keys.insert(self.mesh.clone());
-        keys
     }
 }

@@ -24,7 +24,6 @@ use super::limits::{Paces, Rates};
 use super::sign::SignError;
 use super::{Caller, serve, stream};
 use crate::api::Key;
-use crate::api::kinds::kind_with_status;
 use crate::api::mark::{Awaited, Claims, Marks};
 use crate::ca::proof::{ProofError, Prover};
 use crate::ca::{Ca, subject_and_end};
@@ -255,23 +254,6 @@ impl Hub {
         let error = state.errors_of.get(&key.to_string());
         let error = error.and_then(|number| state.errors.get(*number));
         (state.index.verdict(key), error.cloned())
-    }
-
-    /// The objects whose statuses are written, those that cannot be read too.
-    pub fn with_status(&self) -> BTreeSet<Key> {
-        let state = self.state.lock();
-        let keys = state.index.objects().keys();
-        let keys = keys.filter(|key| kind_with_status(key.kind).is_some());
-        let bad = state.errors.iter().filter_map(|error| {
-            let (kind, rest) = error.object.split_once(' ')?;
-            let (namespace, name) = rest.split_once('/')?;
-            Some(Key {
-                kind: kind_with_status(kind)?,
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-            })
-        });
-        keys.cloned().chain(bad).collect()
     }
 
     /// Takes up how the source's watches are.

@@ -9,10 +9,11 @@ mod patch;
 mod queue;
 mod trouble;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::iter::once;
+use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -31,7 +32,7 @@ use crate::api::{CONTROLLER, Key, mesh};
 use crate::metrics::Counters;
 pub use patch::Desired;
 pub use queue::Outcome;
-use queue::{Queue, Turn};
+use queue::{Next, QUEUE_MAX, Queue, Turn};
 use trouble::Troubles;
 
 /// At most 50 a second: what thousands of routes have to be told must not starve the
@@ -51,8 +52,6 @@ pub struct Writer {
     /// Objects as they were seen last: what a status is made from, as JSON.
     seen: Mutex<BTreeMap<Key, Arc<str>>>,
     more: Notify,
-    /// There was no room for some.
-    has_dropped: AtomicBool,
     pub troubles: Troubles,
     results: Counters,
 }
@@ -60,8 +59,6 @@ pub struct Writer {
 /// Who knows what is to be said.
 pub trait Sayings {
     fn said(&self, key: &Key) -> Desired;
-    /// All objects of which something is to be said.
-    fn all(&self) -> BTreeSet<Key>;
 }
 
 impl std::fmt::Debug for Writer {
@@ -79,11 +76,10 @@ impl Writer {
             client,
             mesh: mesh.to_owned(),
             begun: Instant::now(),
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue::new(QUEUE_MAX)),
             versions: Mutex::default(),
             seen: Mutex::default(),
             more: Notify::new(),
-            has_dropped: AtomicBool::new(false),
             troubles: Troubles::default(),
             results,
         }
@@ -118,13 +114,16 @@ impl Writer {
 
     /// Something else may have to be said of an object.
     pub fn tell(&self, key: Key) {
-        match self.queue.lock().put(key, self.begun.elapsed()) {
-            true => self.more.notify_one(),
-            false => {
-                self.results.count("dropped");
-                self.has_dropped.store(true, Ordering::Relaxed);
-            }
+        if !self.queue.lock().put(key, self.begun.elapsed()) {
+            self.results.count("dropped");
         }
+        self.more.notify_one();
+    }
+
+    /// We write from now on: of every object something else may have to be said.
+    pub fn start(&self) {
+        self.queue.lock().begin_round();
+        self.more.notify_one();
     }
 
     /// Another writes from now on.
@@ -144,9 +143,9 @@ impl Writer {
         let mut writes = JoinSet::new();
         let mut next = Instant::now();
         loop {
-            let taken = self.queue.lock().take(self.begun.elapsed());
-            let wait = match taken {
-                Ok(turn) => {
+            let to_do = self.queue.lock().next(self.begun.elapsed());
+            let wait = match to_do {
+                Next::Turn(turn) => {
                     let (desired, seen) = (sayings.said(&turn.key), self.as_seen(&turn));
                     if self.is_right(&turn, &desired, seen.as_ref()) {
                         self.done(turn, (Outcome::Right, String::new()));
@@ -157,12 +156,12 @@ impl Writer {
                     next = next.max(Instant::now()) + WRITE_INTERVAL;
                     Some(next)
                 }
-                Err(Some(due)) => Some(self.begun + due),
-                Err(None) if self.has_dropped.swap(false, Ordering::Relaxed) => {
-                    sayings.all().into_iter().for_each(|key| self.tell(key));
+                Next::Look(after) => {
+                    self.look(after);
+                    tokio::task::yield_now().await;
                     continue;
                 }
-                Err(None) => None,
+                Next::Wait(due) => due.map(|due| self.begun + due),
             };
             let is_paced = wait == Some(next);
             tokio::select! {
@@ -178,6 +177,16 @@ impl Writer {
                 self.done(turn, outcome);
             }
         }
+    }
+
+    /// The next part of a round through all objects that have been seen, and at its end the
+    /// mesh's own, which may have to be made.
+    fn look(&self, after: Option<Key>) {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (seen, mesh) = (self.seen.lock(), mesh::key(&self.mesh));
+        let rest = seen.range((after, Bound::Unbounded)).map(|(key, _)| key);
+        let now = self.begun.elapsed();
+        self.queue.lock().look(rest.chain(once(&mesh)), now);
     }
 
     fn done(&self, turn: Turn, (outcome, why): (Outcome, String)) {
@@ -292,5 +301,85 @@ async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn route(number: u32) -> Key {
+        Key {
+            kind: "HTTPRoute",
+            namespace: "shop".to_owned(),
+            name: format!("{number:03}"),
+        }
+    }
+
+    /// Notes what it is asked for; nothing that is written is right.
+    struct Asked(Mutex<BTreeSet<Key>>);
+
+    impl Sayings for Asked {
+        fn said(&self, key: &Key) -> Desired {
+            self.0.lock().insert(key.clone());
+            Desired {
+                error: Some(weft_config::status::SourceError::default()),
+                ..Desired::default()
+            }
+        }
+    }
+
+    /// Looks at more objects of one namespace than may wait, without an API server: every write
+    /// fails.
+    async fn looked_at(all: BTreeSet<Key>) {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let nobody = "http://127.0.0.1:1".parse().unwrap();
+        let client = Client::try_from(kube::Config::new(nobody)).unwrap();
+        let results = crate::metrics::Metrics::new(crate::metrics::Values::default()).status_writes;
+        let writer = Arc::new(Writer::new(client, "weft", results));
+        *writer.queue.lock() = Queue::new(4);
+        writer.served(&[WatchStatus {
+            kind: "HTTPRoute".to_owned(),
+            version: "v1".to_owned(),
+            ..WatchStatus::default()
+        }]);
+        let parent = json!([{"group": "", "kind": "Service", "name": "web"}]);
+        let object: Arc<str> = json!({"kind": "HTTPRoute", "spec": {"parentRefs": parent}})
+            .to_string()
+            .into();
+        let seen = all
+            .iter()
+            .map(|key| (key.clone(), Some(Arc::clone(&object))));
+        writer.saw(&seen.collect());
+        all.iter().for_each(|key| writer.tell(key.clone()));
+        let asked = Asked(Mutex::default());
+        let is_done = async {
+            while !all.is_subset(&asked.0.lock()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = writer.run(&asked) => {}
+            () = is_done => {}
+        }
+    }
+
+    #[test]
+    fn the_last_of_more_than_may_wait_are_looked_at_and_nobody_spins() {
+        let (done, is_done) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(looked_at((0..20).map(route).collect()));
+            done.send(()).unwrap();
+        });
+        is_done
+            .recv_timeout(Duration::from_secs(60))
+            .expect("the loop goes on");
     }
 }
