@@ -117,7 +117,7 @@ struct Said<'a> {
 
 impl Sayings for Said<'_> {
     fn said(&self, key: &Key) -> Desired {
-        let (verdict, error) = self.hub.verdict(key);
-        Desired { verdict, error }
+        let (statuses, error) = self.hub.verdict(key);
+        Desired { statuses, error }
     }
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Notify, watch};
-use weft_config::status::{ProxyStatus, SourceError, WatchStatus};
+use weft_config::status::{ObjectStatus, ProxyStatus, SourceError, WatchStatus};
 use weft_config::wire;
 
 use super::leave::{LEAVES_OF_WORKLOAD_MAX, Leaving};
@@ -27,7 +27,7 @@ use crate::api::Key;
 use crate::api::mark::{Awaited, Claims, Marks};
 use crate::ca::proof::{ProofError, Prover};
 use crate::ca::{Ca, subject_and_end};
-use crate::index::{Change, Index, Touched, Type, Verdict};
+use crate::index::{Change, Index, Touched, Type};
 use crate::metrics::{Metrics, Values};
 use crate::sparing::Sparing;
 use crate::tally::{Held, Tally};
@@ -249,11 +249,11 @@ impl Hub {
     }
 
     /// What is to be said of an object, and why it cannot be read, if it cannot.
-    pub fn verdict(&self, key: &Key) -> (Verdict, Option<SourceError>) {
+    pub fn verdict(&self, key: &Key) -> (Vec<ObjectStatus>, Option<SourceError>) {
         let state = self.state.lock();
         let error = state.errors_of.get(&key.to_string());
         let error = error.and_then(|number| state.errors.get(*number));
-        (state.index.verdict(key), error.cloned())
+        (state.index.said_of(key), error.cloned())
     }
 
     /// Takes up how the source's watches are.

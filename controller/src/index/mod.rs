@@ -46,7 +46,6 @@ pub use policy::check as check_rules;
 pub use resource::{Touched, Type};
 pub use route::parent_text;
 use said::Said;
-pub use said::Verdict;
 use set::Set;
 use unit::Unit;
 

@@ -32,27 +32,41 @@ impl Index {
             ..policy.rules.clone()
         };
         let usable = check(&rules);
-        let verdict = match &usable {
-            Err(problem) => condition("Accepted", false, "Invalid", problem),
-            Ok(()) => self.targets(&key.namespace, &policy.targets),
+        let statuses = match &usable {
+            Ok(()) if !policy.targets.is_empty() => {
+                let each = policy.targets.iter();
+                each.map(|target| {
+                    let parent = target_text(&key.namespace, target);
+                    let verdict = self.target(&key.namespace, target);
+                    said((key, object), parent, vec![verdict])
+                })
+                .collect()
+            }
+            // It is the pods' of its namespace, or nobody's.
+            _ => {
+                let verdict = match &usable {
+                    Ok(()) => condition("Accepted", true, "Accepted", ""),
+                    Err(problem) => condition("Accepted", false, "Invalid", problem),
+                };
+                vec![said((key, object), String::new(), vec![verdict])]
+            }
         };
         let rules = usable.is_ok().then_some(rules);
         put(&mut self.authorizations, key.clone(), rules);
-        vec![said((key, object), String::new(), vec![verdict])]
+        statuses
     }
 
-    /// Whether the targets of a policy are there.
-    fn targets(&self, namespace: &str, targets: &[TargetRef]) -> Condition {
-        for target in targets {
-            if target.kind != "Service" {
-                return not_a_service(target);
-            }
-            let name = Name::new(namespace, &target.name);
-            if self.service_object(&name).is_none() {
-                return target_not_found(&name);
-            }
+    /// Whether a target is there: of each it is said by itself, so that one that comes or goes
+    /// is told of, whatever the others are.
+    fn target(&self, namespace: &str, target: &TargetRef) -> Condition {
+        let name = Name::new(namespace, &target.name);
+        if target.kind != "Service" {
+            not_a_service(target)
+        } else if self.service_object(&name).is_none() {
+            target_not_found(&name)
+        } else {
+            condition("Accepted", true, "Accepted", "")
         }
-        condition("Accepted", true, "Accepted", "")
     }
 
     /// Speaks of the targets that are no Services; of the others, their Services' ports do.
@@ -70,7 +84,7 @@ impl Index {
         let strange = policy.targets.iter().filter(|of| of.kind != "Service");
         strange
             .map(|target| {
-                let parent = format!("{} {}/{}", target.kind, key.namespace, target.name);
+                let parent = target_text(&key.namespace, target);
                 said((key, object), parent, vec![not_a_service(target)])
             })
             .collect()
@@ -272,6 +286,10 @@ pub fn selects(selector: Option<&Selector>, pod: &Pod) -> bool {
             own.any(|(of, own)| (of, own) == (name, value))
         })
     })
+}
+
+fn target_text(namespace: &str, target: &TargetRef) -> String {
+    format!("{} {namespace}/{}", target.kind, target.name)
 }
 
 fn not_a_service(target: &TargetRef) -> Condition {

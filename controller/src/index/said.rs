@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_config::status::{Condition, ObjectStatus};
 
+use super::Index;
 use super::unit::Unit;
-use super::{Index, Name};
+use crate::api::Key;
 use crate::api::kinds::kind_with_status;
-use crate::api::{Key, Spec};
 
 #[derive(Debug, Default)]
 pub struct Said {
@@ -16,14 +16,6 @@ pub struct Said {
     /// Who speaks of an object that has a status to be written.
     speakers: BTreeMap<Key, BTreeSet<Unit>>,
     changed: BTreeSet<Key>,
-}
-
-/// All that there is to say of one object.
-#[derive(Debug, Default)]
-pub struct Verdict {
-    pub statuses: Vec<ObjectStatus>,
-    /// Services that it names as targets and that are not there.
-    pub missing: BTreeSet<String>,
 }
 
 impl Said {
@@ -111,18 +103,8 @@ impl Index {
         std::mem::take(&mut self.said.changed)
     }
 
-    pub fn verdict(&self, key: &Key) -> Verdict {
-        let targets = match self.objects.get(key).map(|object| &object.spec) {
-            Some(Spec::Authorization(policy)) => policy.targets.as_slice(),
-            _ => &[],
-        };
-        let missing = targets.iter().filter(|target| {
-            let name = Name::new(&key.namespace, &target.name);
-            target.kind != "Service" || self.service_object(&name).is_none()
-        });
-        Verdict {
-            statuses: self.said.of(key),
-            missing: missing.map(|target| target.name.clone()).collect(),
-        }
+    /// All that there is to say of one object.
+    pub fn said_of(&self, key: &Key) -> Vec<ObjectStatus> {
+        self.said.of(key)
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use weft_config::status::{Condition, ObjectStatus, SourceError};
 
 use crate::api::{CONTROLLER, ParentRef, mesh};
-use crate::index::{Verdict, parent_text, service_name};
+use crate::index::{parent_text, service_name};
 
 /// The conditions that we are responsible for.
 const OURS: [&str; 3] = ["Accepted", "ResolvedRefs", "PartiallyInvalid"];
@@ -22,7 +22,7 @@ const MESSAGE_MAX: usize = 2_048;
 /// All that is known of one object.
 #[derive(Debug, Default)]
 pub struct Desired {
-    pub verdict: Verdict,
+    pub statuses: Vec<ObjectStatus>,
     /// Its newest version cannot be read.
     pub error: Option<SourceError>,
 }
@@ -61,7 +61,7 @@ fn is_timely(object: &Value, statuses: &[ObjectStatus]) -> bool {
 }
 
 fn parents(object: &Value, desired: &Desired, now: &str) -> Option<Vec<Value>> {
-    let statuses = &desired.verdict.statuses;
+    let statuses = &desired.statuses;
     if desired.error.is_none() && !is_timely(object, statuses) {
         return None;
     }
@@ -172,7 +172,7 @@ fn shortened(message: &str) -> &str {
 }
 
 fn policy(object: &Value, desired: &Desired, now: &str) -> Option<Value> {
-    let statuses = &desired.verdict.statuses;
+    let statuses = &desired.statuses;
     let accepted = match &desired.error {
         Some(error) => unreadable(error, "Invalid", generation(object)),
         None if !is_timely(object, statuses) => return None,
@@ -185,7 +185,7 @@ fn policy(object: &Value, desired: &Desired, now: &str) -> Option<Value> {
 
 /// Of a mesh that is not ours nothing is said, and one that cannot be read may be anybody's.
 fn mesh_status(object: &Value, desired: &Desired, now: &str) -> Option<Value> {
-    let statuses = &desired.verdict.statuses;
+    let statuses = &desired.statuses;
     if desired.error.is_some() || !is_timely(object, statuses) {
         return None;
     }
@@ -231,22 +231,10 @@ fn targets(object: &Value, desired: &Desired, accepted: &Condition) -> Vec<Value
         let text = |name: &str| reference[name].as_str().unwrap_or("");
         let (kind, name) = (text("kind"), text("name"));
         let own = format!("{kind} {namespace}/{name}");
-        let mut statuses = desired.verdict.statuses.iter();
+        let mut statuses = desired.statuses.iter();
         let said = statuses.find(|of| of.parent == own);
         match said.and_then(|of| of.conditions.first()) {
             Some(condition) => target(kind, name, condition),
-            // One that is there holds, whatever another of the same policy does.
-            None if accepted.reason == "TargetNotFound"
-                && !desired.verdict.missing.contains(name) =>
-            {
-                let good = Condition {
-                    status: true,
-                    reason: "Accepted".to_owned(),
-                    message: String::new(),
-                    ..accepted.clone()
-                };
-                target(kind, name, &good)
-            }
             None => target(kind, name, accepted),
         }
     });
@@ -283,10 +271,7 @@ mod tests {
 
     fn desired(statuses: Vec<ObjectStatus>) -> Desired {
         Desired {
-            verdict: Verdict {
-                statuses,
-                ..Verdict::default()
-            },
+            statuses,
             error: None,
         }
     }
@@ -483,15 +468,78 @@ mod tests {
         let mut again = object.clone();
         again["status"] = written;
         assert_eq!(status(&again, &mixed, NOW), None);
-        // An AuthorizationPolicy is judged as a whole; a target that is there holds.
-        let lost = Condition {
-            reason: "TargetNotFound".to_owned(),
-            ..condition(false, 2)
+    }
+
+    #[test]
+    fn a_target_that_comes_or_goes_is_told_of_whatever_the_others_are() {
+        use std::sync::Arc;
+
+        use crate::api::{self, AuthorizationPolicy, Key, Spec, TargetRef};
+        use crate::index::{Change, Index};
+
+        let names = ["a", "b"];
+        let object = |kind: &'static str, name: &str, spec: Option<Spec>| Change {
+            key: Key {
+                kind,
+                namespace: "shop".to_owned(),
+                name: name.to_owned(),
+            },
+            object: spec.map(|spec| {
+                Arc::new(api::Object {
+                    namespace: "shop".to_owned(),
+                    name: name.to_owned(),
+                    created: None,
+                    generation: 2,
+                    spec,
+                })
+            }),
         };
-        let mut of_whole = desired(vec![said("", lost)]);
-        of_whole.verdict.missing.insert("b".to_owned());
-        let written = status(&object, &of_whole, NOW).unwrap();
-        assert_eq!(written["targets"][0]["accepted"], true);
-        assert_eq!(written["targets"][1]["reason"], "TargetNotFound");
+        let target = |name: &str| TargetRef {
+            group: String::new(),
+            kind: "Service".to_owned(),
+            name: name.to_owned(),
+        };
+        let policy = AuthorizationPolicy {
+            targets: names.map(target).into(),
+            selector: None,
+            rules: weft_config::wire::AuthorizationRules::default(),
+        };
+        let mut index = Index::new("td");
+        let policy = object(
+            "AuthorizationPolicy",
+            "p",
+            Some(Spec::Authorization(policy)),
+        );
+        let key = policy.key.clone();
+        let mut seen = json!({
+            "kind": "AuthorizationPolicy",
+            "metadata": {"namespace": "shop", "name": "p", "generation": 2},
+            "spec": {"targetRefs": names.map(|name| json!({"kind": "Service", "name": name}))},
+        });
+        let there = |name| {
+            object(
+                "Service",
+                name,
+                Some(Spec::Service(api::Service::default())),
+            )
+        };
+        let gone = |name| object("Service", name, None);
+        for (change, whole, each) in [
+            (policy, "False", [false, false]),
+            (there("b"), "False", [false, true]),
+            (gone("b"), "False", [false, false]),
+            (there("a"), "False", [true, false]),
+            (there("b"), "True", [true, true]),
+        ] {
+            let what = format!("{change:?}");
+            index.apply([change]);
+            assert!(index.take_changed().contains(&key), "is told of: {what}");
+            let desired = desired(index.said_of(&key));
+            let written = status(&seen, &desired, NOW).unwrap();
+            assert_eq!(written["conditions"][0]["status"], whole, "{what}");
+            let accepted = [0, 1].map(|at| written["targets"][at]["accepted"] == true);
+            assert_eq!(accepted, each, "{what}");
+            seen["status"] = written;
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{SHOP, view};
 use crate::index::*;
+use crate::source::manifest;
 
 /// What is said of an object about a parent, by condition: reason, and whether it is true.
 fn reasons(index: &Index, name: &str, parent: &str) -> Vec<(String, bool)> {
@@ -484,8 +485,8 @@ fn policies_about_nothing_say_so() {
         + &policy("TrafficPolicy", "empty", OLD, "connectTimeout: 3s");
     let index = view(&yaml);
     for (name, parent, reason) in [
-        ("lost", "", "TargetNotFound"),
-        ("odd", "", "Invalid"),
+        ("lost", "Service shop/none", "TargetNotFound"),
+        ("odd", "Pod shop/web-1", "Invalid"),
         ("lost-too", "Service shop/none", "TargetNotFound"),
         ("bad", "Service shop/web", "Invalid"),
         ("empty", "", "Invalid"),
@@ -499,6 +500,30 @@ fn policies_about_nothing_say_so() {
     // One that nobody could use stands in nobody's way.
     assert!(reasons(&index, "good", "Service shop/web")[0].1);
     assert_eq!(index.service("shop/web:80").unwrap().connect_timeout, "3s");
+}
+
+#[test]
+fn each_target_of_a_policy_is_judged_by_itself() {
+    let targets = "targetRefs: [{kind: Service, name: a}, {kind: Service, name: b}]";
+    let spec = format!("{targets}, action: allow, rules: [{{}}]");
+    let mut index = view(&policy("AuthorizationPolicy", "p", OLD, &spec));
+    let parsed = manifest::parse("b.yaml", &service("b", "ports: [{name: http, port: 80}]"));
+    let service = Arc::new(parsed.objects.into_iter().next().unwrap());
+    for (object, reason) in [
+        (None, "TargetNotFound"),
+        (Some(&service), "Accepted"),
+        (None, "TargetNotFound"),
+    ] {
+        index.apply([Change {
+            key: service.key(),
+            object: object.cloned(),
+        }]);
+        let changed = index.take_changed();
+        assert!(changed.iter().any(|key| key.name == "p"), "{reason}");
+        let of = |parent: &str| reasons(&index, "p", parent)[0].0.clone();
+        assert_eq!(of("Service shop/b"), reason);
+        assert_eq!(of("Service shop/a"), "TargetNotFound");
+    }
 }
 
 #[test]
