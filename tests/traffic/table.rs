@@ -541,9 +541,10 @@ fn timeouts() -> Row {
     let of = |path: &str, timeouts: &str| {
         format!("{{matches: [{{path: {{value: {path}}}}}], timeouts: {{{timeouts}}}, {TO_WEB}}}")
     };
+    // Long enough for the request to have reached the application before.
     let rules = [
-        of("/slow/request", "request: 100ms"),
-        of("/slow/try", "request: 5s, backendRequest: 100ms"),
+        of("/slow/request", "request: 1s"),
+        of("/slow/try", "request: 10s, backendRequest: 1s"),
         of("/quick", "request: 10s, backendRequest: 10s"),
     ];
     row(
