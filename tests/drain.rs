@@ -75,7 +75,7 @@ fn running_requests_are_finished() {
 #[test]
 fn what_arrives_is_still_answered() {
     let upstream = Upstream::echo("up");
-    let (web, mut proxy) = draining(upstream.address, json!({"timeout": "30s", "quiet": "2s"}));
+    let (web, mut proxy) = draining(upstream.address, json!({"timeout": "30s", "quiet": "5s"}));
     let mut kept = Raw::connect(web);
     assert_eq!(kept.get("/before").status, 200);
     proxy.signal(Signal::TERM);
@@ -115,12 +115,7 @@ fn a_drain_under_load_loses_nothing_that_was_accepted() {
     }
     for load in loads {
         let tally = load.stop();
-        let refused = tally
-            .told
-            .iter()
-            .filter(|told| told.contains("refused"))
-            .count();
-        assert_eq!(tally.failed, refused as u64, "{tally:#?}");
+        assert_eq!(tally.failed, tally.refused, "{tally:#?}");
     }
     assert!(proxy.program.ended().success());
 }
@@ -189,17 +184,17 @@ fn opaque_connections_get_the_deadline() {
         raw.send("before");
         raw.expect("before");
     }
+    let began = Instant::now();
     proxy.signal(Signal::TERM);
     eventually("the drain", || {
         proxy.program.output().contains("draining").then_some(())
     });
-    let began = Instant::now();
     one.send("during");
     one.expect("during");
     drop(one);
     assert!(two.closed().is_empty());
     assert!(
-        began.elapsed() > Duration::from_millis(500),
+        began.elapsed() >= Duration::from_secs(1),
         "it was cut off early"
     );
     assert!(proxy.program.ended().success());

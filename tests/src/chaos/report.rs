@@ -151,6 +151,7 @@ mod tests {
                 sent,
                 good: sent - failed,
                 failed,
+                refused: 0,
                 misdelivered,
                 p99: Duration::ZERO,
                 told: Vec::new(),

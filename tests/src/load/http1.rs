@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Count;
+use super::{Count, REFUSED};
 use crate::PATIENCE;
 
 /// A body of several segments, so that one may be under way when its connection ends.
@@ -68,7 +68,7 @@ async fn request(
         Some(stream) => stream,
         None => {
             let new = TcpStream::connect(address).await;
-            let new = new.map_err(|error| format!("refused: {error}"))?;
+            let new = new.map_err(|error| format!("{REFUSED}{error}"))?;
             let _ = new.set_nodelay(true);
             kept.insert(new)
         }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-use super::Count;
+use super::{Count, REFUSED};
 use crate::PATIENCE;
 
 /// A gRPC message's flag and length.
@@ -58,7 +58,7 @@ pub(super) async fn connection(address: SocketAddr, used: Use, count: &Arc<Count
 
 async fn connect(address: SocketAddr) -> Result<(Sender, JoinHandle<()>), String> {
     let stream = TcpStream::connect(address).await;
-    let stream = stream.map_err(|error| format!("refused: {error}"))?;
+    let stream = stream.map_err(|error| format!("{REFUSED}{error}"))?;
     let _ = stream.set_nodelay(true);
     let handshake = h2::client::handshake(stream).await;
     let (sender, connection) = handshake.map_err(|error| format!("handshake: {error}"))?;

@@ -30,6 +30,8 @@ const STALL_MAX: Duration = PATIENCE.saturating_mul(2);
 /// Which rest is a long one, and by how much.
 const LONG_REST_EACH: u64 = 16;
 const LONG_REST: u32 = 20;
+/// How the failure of a connection that cannot be made begins.
+const REFUSED: &str = "refused: ";
 /// What stands between a request's name and the workload that answered.
 const FROM: &str = " from ";
 
@@ -74,6 +76,7 @@ struct Count {
     good: AtomicU64,
     stopping: AtomicBool,
     failures: AtomicU64,
+    refused: AtomicU64,
     misdelivered: AtomicU64,
     told: Mutex<Vec<String>>,
     /// Microseconds of each request that was answered rightly.
@@ -96,6 +99,8 @@ pub struct Tally {
     pub sent: u64,
     pub good: u64,
     pub failed: u64,
+    /// Of the failed: nobody accepted the connection, and nothing was sent.
+    pub refused: u64,
     /// Of the failed: answered by somebody else's application.
     pub misdelivered: u64,
     /// 99 of 100 right answers took this long at most.
@@ -207,6 +212,7 @@ impl Load {
             sent: self.count.sent.load(Ordering::SeqCst),
             good: self.good(),
             failed: self.count.failures.load(Ordering::SeqCst),
+            refused: self.count.refused.load(Ordering::SeqCst),
             misdelivered: self.count.misdelivered.load(Ordering::SeqCst),
             p99: Duration::from_micros(p99.copied().unwrap_or_default()),
             told: locked(&self.count.told).clone(),
@@ -277,6 +283,9 @@ impl Count {
             return;
         };
         self.failures.fetch_add(1, Ordering::SeqCst);
+        if why.starts_with(REFUSED) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+        }
         let mut told = locked(&self.told);
         if told.len() < TOLD_MAX {
             told.push(format!("{}: {why}", sent.name));
@@ -383,6 +392,7 @@ mod tests {
             load.goes_on(3);
             let tally = load.stop();
             assert!(tally.good == 0 && tally.failed >= 3, "{mode:?}: {tally:?}");
+            assert_eq!(tally.refused, tally.failed, "{mode:?}: {tally:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Count;
+use super::{Count, REFUSED};
 use crate::PATIENCE;
 
 /// What makes it no request.
@@ -43,7 +43,7 @@ async fn exchange(
         Some(stream) => stream,
         None => {
             let new = TcpStream::connect(address).await;
-            let new = new.map_err(|error| format!("refused: {error}"))?;
+            let new = new.map_err(|error| format!("{REFUSED}{error}"))?;
             let _ = new.set_nodelay(true);
             kept.insert(BufReader::new(new))
         }
