@@ -227,7 +227,8 @@ fn top_shows_services_and_edges() {
     let (mesh, _web, _application, client) = shop();
     let load = Load::start(client.upstreams[0], Mode::KeepAlive, 2);
     load.goes_on(20);
-    let page = top(&mesh, &["--once", "-o", "json"]).json();
+    // As long as it waits for an answer at most.
+    let page = top(&mesh, &["--once", "--interval", "5s", "-o", "json"]).json();
     load.stop().none_lost();
     for (list, from, to) in [
         ("services", Value::Null, "shop/web:80"),
@@ -246,7 +247,8 @@ fn top_shows_services_and_edges() {
         "{page:#}"
     );
     assert_eq!(page["unread"], serde_json::json!([]), "{page:#}");
-    top(&mesh, &["--once"]).is(0, &["edge ns/shop/sa/client -> shop/web:80 success="]);
+    top(&mesh, &["--once", "--interval", "2s"])
+        .is(0, &["edge ns/shop/sa/client -> shop/web:80 success="]);
 }
 
 #[test]
@@ -266,7 +268,7 @@ fn top_counts_failures_and_names_who_cannot_be_read() {
     let success = failing["edges"][0]["success"].as_f64();
     assert!(success < Some(0.5), "{failing:#}");
     web.proxy.program.signal(Signal::STOP);
-    let page = top(&mesh, &["--once", "--interval", "100ms", "-o", "json"]).json();
+    let page = top(&mesh, &["--once", "--interval", "2s", "-o", "json"]).json();
     assert_eq!(page["unread"][0]["workload"], web.uid.as_str(), "{page:#}");
     assert_eq!(page["unread"].as_array().map(Vec::len), Some(1), "{page:#}");
     // On a terminal it is drawn again and again, until it is interrupted.

@@ -4,10 +4,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use weft_config::status::ProxyStatus;
 use weft_tests::load::{Load, Mode};
 use weft_tests::mesh::{Mesh, Replica, Sidecar, status_at};
 use weft_tests::upstream::Upstream;
-use weft_tests::{eventually, eventually_within};
+use weft_tests::{PATIENCE, eventually_within};
 
 /// `shop/web` with these replicas, and a client at each of two controllers.
 struct Shop {
@@ -37,7 +38,12 @@ fn shop(names: &[&'static str]) -> Shop {
 /// Waits until a sidecar is connected there, and has all there is.
 #[track_caller]
 fn connected(admin: SocketAddr, sidecar: &Sidecar) {
-    eventually("the sidecar being there", || {
+    connected_within(PATIENCE, admin, sidecar);
+}
+
+#[track_caller]
+fn connected_within(patience: Duration, admin: SocketAddr, sidecar: &Sidecar) {
+    eventually_within(patience, "the sidecar being there", || {
         let status = status_at(admin);
         let mut proxies = status.proxies.iter();
         let found = proxies.find(|proxy| proxy.workload == sidecar.uid)?;
@@ -143,7 +149,8 @@ fn a_controller_that_hangs_is_left_for_the_other() {
     let mut shop = shop(&["one", "two", "three"]);
     let loads = shop.loads();
     shop.second.program.freeze();
-    connected(shop.mesh.admin, &shop.clients[1]);
+    // It takes a ping without an answer, and what a back-off adds.
+    connected_within(3 * PATIENCE, shop.mesh.admin, &shop.clients[1]);
     go_on(&loads);
     shop.leave_without_a_loss(loads);
 }
@@ -157,10 +164,15 @@ fn who_was_driven_from_its_controller_goes_back_to_it() {
     shop.second.restart(&shop.mesh);
     eventually_within(Duration::from_secs(60), "it is back", || {
         let status = status_at(shop.second.admin);
-        let mut proxies = status.proxies.iter();
-        proxies
-            .any(|proxy| proxy.workload == shop.clients[1].uid)
-            .then_some(())
+        let own = |proxy: &&ProxyStatus| proxy.workload == shop.clients[1].uid;
+        let has_all = status.proxies.iter().find(own)?.acknowledged == status.revision;
+        // And the other has let it go, or it would be asked twice about who leaves.
+        let left = status_at(shop.mesh.admin)
+            .proxies
+            .iter()
+            .find(own)
+            .is_none();
+        (has_all && left).then_some(())
     });
     shop.leave_without_a_loss(loads);
 }

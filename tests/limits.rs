@@ -70,7 +70,7 @@ fn slow_heads_are_ended() {
 
 #[test]
 fn slow_bodies_are_ended() {
-    let (_upstream, web, proxy) = setting(json!({"bodyIdleTimeout": "400ms"}));
+    let (_upstream, web, proxy) = setting(json!({"bodyIdleTimeout": "2s"}));
     let mut raw = Raw::connect(web);
     raw.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nfirst");
     let answer = raw.answer();
@@ -81,7 +81,7 @@ fn slow_bodies_are_ended() {
     let mut raw = Raw::connect(web);
     raw.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 8\r\n\r\n");
     for byte in b"abcdefgh" {
-        sleep(Duration::from_millis(100));
+        sleep(Duration::from_millis(300));
         raw.send([*byte]);
     }
     assert_eq!(raw.answer().text(), "/abcdefgh");
@@ -148,7 +148,7 @@ fn stalled_answers_are_ended() {
 
 #[test]
 fn idle_connections_are_ended() {
-    let (_upstream, web, proxy) = setting(json!({"idleTimeout": "400ms"}));
+    let (_upstream, web, proxy) = setting(json!({"idleTimeout": "2s"}));
     let mut silent = Raw::connect(web);
     let mut served = Raw::connect(web);
     assert_eq!(served.get("/").status, 200);

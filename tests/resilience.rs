@@ -179,20 +179,20 @@ fn the_last_endpoint_is_never_ejected() {
 #[test]
 fn timeouts_are_told_apart() {
     let slow = Upstream::start(|seen, stream| {
-        sleep(Duration::from_millis(1500));
+        sleep(Duration::from_secs(3));
         upstream::answer(stream, 200, &[], seen.target().as_bytes());
         Then::Keep
     });
     let fast = Upstream::echo("fast");
     let (web, mut proxy) = setting(&[slow.address], |config| {
-        with_rule(config, json!({"timeouts": {"request": "300ms"}}));
+        with_rule(config, json!({"timeouts": {"request": "1s"}}));
     });
     let answer = raw::get(web, "/");
     assert_eq!((answer.status, answer.reason()), (504, "request_timeout"));
     proxy.reload(|config| {
         with_rule(
             config,
-            json!({"timeouts": {"backendRequest": "300ms", "request": "10s"}}),
+            json!({"timeouts": {"backendRequest": "1s", "request": "10s"}}),
         );
     });
     let answer = raw::get(web, "/");
@@ -201,7 +201,7 @@ fn timeouts_are_told_apart() {
     proxy.reload(|config| {
         with_rule(
             config,
-            json!({"timeouts": {"backendRequest": "300ms", "request": "10s"},
+            json!({"timeouts": {"backendRequest": "1s", "request": "10s"},
             "retry": {"attempts": 2, "backoff": "1ms"}}),
         );
         config["services"][0]["endpoints"] =

@@ -248,12 +248,12 @@ fn idle_connections_end_when_asked() {
     });
     let address = port::free_address();
     let mut config = opaque(address, &[echo]);
-    config["listeners"][0]["tcpIdleTimeout"] = json!("1s");
+    config["listeners"][0]["tcpIdleTimeout"] = json!("3s");
     let _proxy = Proxy::start(config);
     let mut raw = Raw::connect(address);
     // Together longer than the timeout, each far shorter.
-    for _ in 0..10 {
-        thread::sleep(Duration::from_millis(150));
+    for _ in 0..12 {
+        thread::sleep(Duration::from_millis(300));
         raw.send("x");
         raw.expect("x");
     }

@@ -14,12 +14,12 @@ use tempfile::TempDir;
 use weft_config::status::Status;
 use weft_controller::ca::token;
 
-use crate::eventually;
 use crate::port;
 use crate::process::Program;
 use crate::proxy::{Proxy, binary, built};
 use crate::raw::Raw;
 use crate::upstream::Upstream;
+use crate::{PATIENCE, eventually};
 
 /// Where sidecars take mTLS.
 const MESH_PORT: u16 = 14008;
@@ -77,6 +77,9 @@ impl Sidecar {
     #[must_use]
     pub fn drain(&self) -> Value {
         let mut raw = Raw::connect(self.proxy.admin);
+        // Longer than the barrier may take.
+        let set = raw.stream.set_read_timeout(Some(2 * PATIENCE));
+        set.expect("it is longer than nothing");
         raw.send("POST /drain HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n");
         let answer = raw.answer();
         assert_eq!(answer.status, 200, "{answer:?}");
