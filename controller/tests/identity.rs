@@ -17,6 +17,7 @@ use support::bystander::Bystander;
 use support::{Controller, Deltas, Svid, connect, eventually, request, sign};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tonic::Code;
 use weft_config::wire::SignRequest;
 use weft_config::xds::DeltaDiscoveryRequest;
@@ -426,11 +427,16 @@ async fn connections_are_bounded() {
     }
     assert!(links.len() > 16, "{}", links.len());
     // Those that prove nothing are fewer still than a process may have descriptors.
-    let mut silent = Vec::new();
-    while connections_refused(&controller, "unproven_max").await == 0.0 {
-        assert!(silent.len() < 700, "no limit");
-        silent.push(TcpStream::connect(controller.listen).await.unwrap());
+    // At once: one after the other, the first would have been given up before the last comes.
+    let mut connecting = JoinSet::new();
+    for _ in 0..600 {
+        connecting.spawn(TcpStream::connect(controller.listen));
     }
+    let silent = connecting.join_all().await;
+    eventually("a limit", async || {
+        (connections_refused(&controller, "unproven_max").await > 0.0).then_some(())
+    })
+    .await;
     bystander.is_served(&controller).await;
     drop(silent);
     eventually("a place for the next", async || {
