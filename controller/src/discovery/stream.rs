@@ -308,21 +308,7 @@ impl Session {
                 shortened(&request.type_url).escape_debug()
             )));
         };
-        let (add, drop) = (
-            &request.resource_names_subscribe,
-            &request.resource_names_unsubscribe,
-        );
-        let names = add.len() + drop.len() + request.initial_resource_versions.len();
-        self.asked += REQUEST_COST + names;
-        self.hub.spend(&self.caller.workload, REQUEST_COST + names);
-        let total: usize = self.types.values().map(|of| of.names.len()).sum();
-        let bytes: usize = add.iter().map(String::len).sum();
-        if total + add.len() > SUBSCRIPTIONS_MAX
-            || drop.len() > SUBSCRIPTIONS_MAX
-            || self.names_bytes + bytes > NAMES_BYTES_MAX
-        {
-            return Err(too_many("one stream"));
-        }
+        self.charge(&request)?;
         let Some(of) = self.types.get_mut(&kind) else {
             return Ok(());
         };
@@ -360,6 +346,26 @@ impl Session {
         let total = self.types.values().map(|of| of.names.len()).sum();
         if !self.wanted.resize(total) {
             return Err(too_many("the streams of one workload"));
+        }
+        Ok(())
+    }
+
+    /// Counts what a request asks for.
+    fn charge(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), End> {
+        let (add, drop) = (
+            &request.resource_names_subscribe,
+            &request.resource_names_unsubscribe,
+        );
+        let names = add.len() + drop.len() + request.initial_resource_versions.len();
+        self.asked += REQUEST_COST + names;
+        self.hub.spend(&self.caller.workload, REQUEST_COST + names);
+        let total: usize = self.types.values().map(|of| of.names.len()).sum();
+        let bytes: usize = add.iter().map(String::len).sum();
+        if total + add.len() > SUBSCRIPTIONS_MAX
+            || drop.len() > SUBSCRIPTIONS_MAX
+            || self.names_bytes + bytes > NAMES_BYTES_MAX
+        {
+            return Err(too_many("one stream"));
         }
         Ok(())
     }
