@@ -30,6 +30,7 @@ pub mod nearest;
 pub mod select;
 pub mod snapshot;
 pub mod spiffe;
+pub mod staleness;
 pub mod status;
 /// The wire and file form, generated from `proto/weft/v1/config.proto`.
 #[allow(

@@ -22,7 +22,7 @@ use weft_tests::{eventually, eventually_within, port};
 use crate::controller::{Controller, install, kubeconfig};
 
 /// The node's own address: endpoints may not be on loopback.
-const NODE: [u8; 4] = [10, 200, 0, 1];
+pub const NODE: [u8; 4] = [10, 200, 0, 1];
 
 /// A way to the API server that can be held up: what is connected then hears nothing more, and who
 /// comes is turned away until it is opened again.
@@ -103,7 +103,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, goes_on: impl Fn() -> bool) {
 }
 
 /// `web`, whose one endpoint is on this port of the node.
-fn web(space: &Namespace, port: u16) {
+pub fn web(space: &Namespace, port: u16) {
     let [a, b, c, d] = NODE;
     space.apply(&format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: NAMESPACE}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n---\n\
@@ -124,7 +124,12 @@ fn standing(controller: &Controller) -> Option<(u64, u64, bool)> {
     ))
 }
 
-fn sidecar(space: &Namespace, controllers: &[String], ca: &std::path::Path) -> (Proxy, SocketAddr) {
+/// A sidecar of these controllers, and where it takes what is for `web`.
+pub fn sidecar(
+    space: &Namespace,
+    controllers: &[String],
+    ca: &std::path::Path,
+) -> (Proxy, SocketAddr) {
     let listener = port::free_address();
     let token = token::mint(
         ca,

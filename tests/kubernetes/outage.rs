@@ -13,10 +13,13 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use weft_tests::cluster::Cluster;
+use weft_tests::load::{Load, Mode};
 use weft_tests::process::Program;
+use weft_tests::upstream::Upstream;
 use weft_tests::{eventually, eventually_within, port};
 
 use crate::controller::{Controller, install, kubeconfig};
+use crate::lag::{NODE, sidecar, web};
 
 /// Longer than the longest pause between two attempts.
 const BACK_OFF: Duration = Duration::from_secs(60);
@@ -200,6 +203,58 @@ fn an_api_server_that_is_gone_or_in_trouble_costs_nothing_that_is_known() {
         warned <= 12,
         "said now and then, not at each attempt: {warned}\n{log}"
     );
+}
+
+/// A controller says that it is stale after half a minute, and a sidecar looks around within another.
+const MOVES: Duration = Duration::from_secs(180);
+
+#[test]
+fn who_alone_has_lost_the_api_server_is_left_for_a_controller_that_has_not() {
+    let Some(cluster) = Cluster::connect() else {
+        return;
+    };
+    let _shared = super::shared();
+    install(&cluster);
+    let space = cluster.namespace("stale", &[]);
+    let at = || SocketAddr::from((NODE, port::free_address().port()));
+    let (old, new) = (at(), at());
+    let (was, is) = (Upstream::echo_at(old, "old"), Upstream::echo_at(new, "new"));
+    web(&space, old.port());
+    let mut road = Road::new();
+    road.open(&cluster);
+    let ca = TempDir::new().expect("a folder");
+    let begin = |name: &str, kubeconfig: &Path| {
+        let controller = Controller::start_sharing(kubeconfig, &space.name, name, ca.path());
+        let address = controller.ready();
+        (controller, address)
+    };
+    let (first, first_s) = begin("first", &road.kubeconfig());
+    let (second, second_s) = begin("second", &cluster.kubeconfig);
+    let (_proxy, listener) = sidecar(&space, &[first_s, second_s], ca.path());
+    let load = Load::start(listener, Mode::KeepAlive, 2);
+    load.goes_on(20);
+    let is_at = |controller: &Controller| {
+        let status = controller.status();
+        let proxies = status["proxies"].as_array().cloned().unwrap_or_default();
+        (!proxies.is_empty()).then_some(())
+    };
+    eventually("the sidecar at the first", || is_at(&first));
+    road.close();
+    web(&space, new.port());
+    eventually_within(MOVES, "the new endpoint in use", || {
+        (is.count() > 20).then_some(())
+    });
+    eventually("the sidecar at the second", || is_at(&second));
+    assert_eq!(first.page("/ready"), "ok\n", "it does not vanish");
+    let before = was.count();
+    load.goes_on(50);
+    assert_eq!(was.count(), before, "it was taken back");
+    // It is told that the first is well again, and goes back to what is its own.
+    road.open(&cluster);
+    eventually_within(MOVES, "the sidecar at the first again", || is_at(&first));
+    load.goes_on(50);
+    assert_eq!(was.count(), before);
+    load.stop().none_lost();
 }
 
 #[test]

@@ -229,6 +229,7 @@ async fn renew(
             _ = renewal.tick() => false,
             _ = sweep.tick() => {
                 hub.sweep();
+                hub.review_watches();
                 continue;
             }
         };

@@ -193,6 +193,8 @@ pub struct Hub {
     pub(super) leaves: Tally,
     /// What proxies know of and we have yet to read.
     pub(super) behind: watch::Sender<Claims>,
+    /// What we know may be old.
+    pub(super) stale: AtomicBool,
     /// Some proxy has acknowledged something, or has gone.
     pub(super) acknowledged: Notify,
 }
@@ -227,6 +229,7 @@ impl Hub {
             subscriptions: Tally::new(SUBSCRIPTIONS_OF_WORKLOAD_MAX),
             leaves: Tally::new(LEAVES_OF_WORKLOAD_MAX),
             behind: watch::Sender::default(),
+            stale: AtomicBool::new(false),
             acknowledged: Notify::new(),
         }
     }

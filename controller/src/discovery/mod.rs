@@ -11,6 +11,7 @@ mod refusals;
 mod report;
 pub mod serve;
 mod sign;
+mod stale;
 pub mod stream;
 
 use std::pin::Pin;
@@ -19,8 +20,10 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use tokio_stream::Stream;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 use weft_config::spiffe::SpiffeId;
+use weft_config::staleness;
 use weft_config::wire::{LeaveRequest, LeaveResponse, SignRequest, SignResponse};
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
@@ -79,8 +82,14 @@ impl AggregatedDiscoveryService for Service {
             status
         })?;
         let hub = Arc::clone(&self.hub);
+        let is_stale = hub.is_stale();
         let responses = stream::open(hub, caller, request.into_inner())?;
-        Ok(Response::new(Box::pin(responses)))
+        let mut response: Response<Responses> = Response::new(Box::pin(responses));
+        if is_stale {
+            let headers = response.metadata_mut();
+            headers.insert(staleness::HEADER, MetadataValue::from_static("1"));
+        }
+        Ok(response)
     }
 }
 

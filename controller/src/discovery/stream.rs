@@ -88,11 +88,12 @@ impl Subscriptions {
 /// responses come out, so that a simulation can drive it.
 #[derive(Debug)]
 pub struct Session {
-    hub: Arc<Hub>,
+    pub(super) hub: Arc<Hub>,
     caller: Caller,
     id: u64,
     types: BTreeMap<Type, Subscriptions>,
-    count: u64,
+    /// Of responses.
+    pub(super) count: u64,
     refused: Refusals,
     said: Option<Said>,
     names_bytes: usize,
@@ -106,6 +107,8 @@ pub struct Session {
     is_behind: bool,
     /// How far we had read when it was told so.
     told: BTreeMap<&'static str, u64>,
+    /// It knows that what we know may be old.
+    pub(super) told_stale: bool,
     /// It has said what it wants, or some of it.
     begun: bool,
 }
@@ -220,6 +223,7 @@ impl Session {
             .map(|kind| (kind, Subscriptions::default()));
         hub.spend(&caller.workload, STREAM_COST);
         let wanted = hub.subscriptions.none(&caller.workload);
+        let told_stale = hub.is_stale();
         let session = Self {
             hub,
             caller,
@@ -234,6 +238,7 @@ impl Session {
             held_up: None,
             is_behind: false,
             told: BTreeMap::new(),
+            told_stale,
             begun: false,
         };
         Ok((session, wake))
@@ -258,7 +263,7 @@ impl Session {
             }
         }
         self.asked = 0;
-        let mut responses = Vec::new();
+        let mut responses: Vec<_> = self.staleness().into_iter().collect();
         for kind in Type::ALL {
             let destinations = self.types.get(&Type::Destination);
             let waits = matches!(kind, Type::Service | Type::Endpoints)

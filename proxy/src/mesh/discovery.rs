@@ -11,9 +11,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prost_types::{Struct, Value, value};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use weft_config::snapshot::Destination;
+use weft_config::staleness;
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 
 use super::mark::Mark;
@@ -124,7 +125,8 @@ impl Discovery {
         let client = Arc::clone(&self.client);
         let opening = async {
             let (address, _) = client.controllers.choose(attempt, lost).await?;
-            stream::open(&client, address).await
+            let opened = Box::pin(stream::open(&client, address)).await?;
+            Ok(Box::pin(stream::fresher(&client, opened)).await)
         };
         self.meanwhile(opening, questions).await
     }
@@ -179,12 +181,18 @@ impl Discovery {
             controller,
             requests,
             mut responses,
+            is_stale,
         } = opened;
+        let is_stale = watch::Sender::new(is_stale);
         let stuck = || End::Broken(STUCK.to_owned());
         self.store.reconnected();
         let client = Arc::clone(&self.client);
         let mut credentials = client.credentials.subscribe();
-        let mut better: Better = Box::pin(stream::better(Arc::clone(&client), controller));
+        let mut better: Better = Box::pin(stream::better(
+            Arc::clone(&client),
+            controller,
+            is_stale.subscribe(),
+        ));
         let mut first = true;
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -195,7 +203,10 @@ impl Discovery {
             let publish = self.rebuild_at;
             tokio::select! {
                 response = responses.message() => match response {
-                    Ok(Some(response)) => self.receive(response),
+                    Ok(Some(response)) => {
+                        note_staleness(&is_stale, &response.system_version_info);
+                        self.receive(response);
+                    }
                     Ok(None) => return End::Broken("the controller ended the stream".to_owned()),
                     Err(status) => {
                         return End::Broken(format!("{:?}: {}", status.code(), status.message()));
@@ -451,6 +462,18 @@ impl Discovery {
             self.rebuild_at.get_or_insert_with(Instant::now);
         }
     }
+}
+
+/// Takes up what the controller says of how old what it knows may be.
+fn note_staleness(is_stale: &watch::Sender<bool>, info: &str) {
+    let Some(says) = staleness::said(info) else {
+        return;
+    };
+    match says {
+        true => tracing::warn!("the controller's watches are broken; looking for another"),
+        false => tracing::info!("the controller's watches are well again"),
+    }
+    is_stale.send_replace(says);
 }
 
 async fn until(moment: Option<Instant>) {

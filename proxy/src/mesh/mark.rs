@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use weft_config::staleness;
+
 /// There are fewer kinds than that.
 const PARTS_MAX: usize = 32;
 const PART_BYTES_MAX: usize = 64;
@@ -14,6 +16,9 @@ impl Mark {
     /// Takes up what has moved.
     pub fn take(&mut self, news: &str) {
         for (kind, version) in news.split(',').filter_map(|part| part.split_once('=')) {
+            if kind == staleness::WORD {
+                continue;
+            }
             let has_room = self.0.len() < PARTS_MAX || self.0.contains_key(kind);
             if has_room && kind.len() <= PART_BYTES_MAX && version.len() <= PART_BYTES_MAX {
                 self.0.insert(kind.to_owned(), version.to_owned());
@@ -39,7 +44,7 @@ mod tests {
         let mut mark = Mark::default();
         mark.take("Service=7,Pod=3");
         mark.take("");
-        mark.take("nonsense,Pod=12");
+        mark.take("nonsense,Pod=12,stale=1");
         assert_eq!(mark.text(), "Pod=12,Service=7");
         mark.take(&format!("Long={}", "1".repeat(100)));
         for number in 0..100 {
