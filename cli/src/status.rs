@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use weft_config::status::{ObjectStatus, RootStatus, SourceError, WatchState, WatchStatus};
+use weft_config::status::{ObjectStatus, RootStatus, SourceError, Status, WatchState, WatchStatus};
 
 use crate::mesh::{self, Choice, Known, Mesh, Proxy};
 use crate::terminal::{BOLD, Cell, DIM, GREEN, PLAIN, Paint, RED, Table, YELLOW, print, span};
@@ -159,6 +159,7 @@ pub fn problems(known: &Known) -> Vec<String> {
     for status in known.statuses() {
         let errors = status.errors.iter();
         let errors = errors.map(|error| format!("{}: {}", place(error), error.message));
+        let errors = errors.chain(beyond(status));
         let all = errors.chain(objects(&status.objects));
         problems.extend(all.filter(|problem| said.insert(problem.clone())));
     }
@@ -230,6 +231,14 @@ pub fn of_proxy(of: &Proxy<'_>) -> Vec<String> {
         problems.push(format!("{of}: is behind: revision {has} of {revision}"));
     }
     problems
+}
+
+/// That more is wrong than is named.
+pub fn beyond(status: &Status) -> Option<String> {
+    let (named, more) = (status.errors.len(), status.errors_beyond);
+    (more > 0).then(|| {
+        format!("{more} more that cannot be read: {named} are named, mend those first; an object's own status says why it cannot be read")
+    })
 }
 
 /// `file, document 2, Service shop/web, spec.ports[0]`, as far as known.
@@ -404,7 +413,7 @@ mod tests {
     use crate::cluster::PodName;
     use crate::mesh::Controller;
     use std::collections::HashMap;
-    use weft_config::status::{Condition, ProxyStatus, Refusal, Status, Unwritten};
+    use weft_config::status::{Condition, ProxyStatus, Refusal, Unwritten};
 
     fn status() -> Status {
         Status {
@@ -521,7 +530,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_wrong() {
         type Change = fn(&mut Status);
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 10] = [
             (
                 |of| of.roots[0].not_after = of.now + 60,
                 "root 0123456789ab expires in 1m 0s",
@@ -574,6 +583,10 @@ mod tests {
                     });
                 },
                 "a.yaml, document 2, Service shop/web, spec.ports[0]: is no port",
+            ),
+            (
+                |of| of.errors_beyond = 5,
+                "5 more that cannot be read: 0 are named",
             ),
             (
                 |of| {

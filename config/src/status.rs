@@ -17,6 +17,8 @@ pub struct Status {
     pub roots: Vec<RootStatus>,
     /// What could not be read or is wrong, file by file.
     pub errors: Vec<SourceError>,
+    /// How many more there are than are named.
+    pub errors_beyond: u64,
     /// Where objects come from an API server: how each kind is watched.
     pub watches: Vec<WatchStatus>,
     pub objects: Vec<ObjectStatus>,

@@ -12,6 +12,7 @@ use weft_config::compile::timestamp::Timestamp;
 use weft_config::wire;
 
 pub mod definition;
+pub mod errors;
 pub mod kinds;
 pub mod mark;
 pub mod mesh;

@@ -130,6 +130,8 @@ pub struct Figures {
     /// Objects with a condition that is false.
     pub faulty: u64,
     pub source_errors: u64,
+    /// Of them those that `/status` does not name.
+    pub source_errors_unnamed: u64,
     pub revision: u64,
     pub proxies: u64,
     pub subscriptions: u64,
@@ -238,7 +240,7 @@ type Unsigned = Gauge<u64, AtomicU64>;
 
 impl Figures {
     /// What has no labels: name, help, value.
-    fn plain(&self) -> [(&'static str, &'static str, u64); 13] {
+    fn plain(&self) -> [(&'static str, &'static str, u64); 14] {
         [
             (
                 "objects_faulty",
@@ -249,6 +251,11 @@ impl Figures {
                 "source_errors",
                 "Documents that cannot be used",
                 self.source_errors,
+            ),
+            (
+                "source_errors_unnamed",
+                "Of them those that /status does not name",
+                self.source_errors_unnamed,
             ),
             (
                 "revision",

@@ -124,7 +124,7 @@ fn a_directory_of_them_makes_this_mesh() {
         let mut index = Index::new("td");
         let update = runtime().block_on(async { Source::directory(folder.path()).next().await });
         assert!(
-            update.errors.is_empty(),
+            update.errors.named.is_empty(),
             "{}: {:?}",
             row.name,
             update.errors

@@ -73,7 +73,7 @@ impl Controller {
             key: key.clone(),
             object: objects.get(key).cloned(),
         });
-        self.hub.update(changes.collect(), Vec::new());
+        self.hub.update(changes.collect(), Arc::default());
         self.objects = objects;
     }
 

@@ -30,6 +30,9 @@ pub async fn look(all: &mut Vec<Finding>, mesh: &Mesh, known: &Known) {
     }
     // All replicas read the same.
     if let Some(status) = known.statuses().next() {
+        if let Some(beyond) = status::beyond(status) {
+            findings.wrong(beyond, "mend those that are named first");
+        }
         objects(&mut findings, &status.objects);
     }
     if findings.all.len() == before {

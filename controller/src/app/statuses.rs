@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 
 use kube::Client;
 use tokio::sync::watch;
+use weft_config::status::ObjectStatus;
 
 use super::args::Cluster;
 use crate::api::{Key, mesh};
 use crate::discovery::hub::Hub;
 use crate::lease::Candidate;
 use crate::source::Update;
-use crate::status::{Desired, Sayings, Writer};
+use crate::status::{Sayings, Writer};
 
 #[derive(Debug)]
 pub struct Statuses {
@@ -116,8 +117,7 @@ struct Said<'a> {
 }
 
 impl Sayings for Said<'_> {
-    fn said(&self, key: &Key) -> Desired {
-        let (statuses, error) = self.hub.verdict(key);
-        Desired { statuses, error }
+    fn said(&self, key: &Key) -> Vec<ObjectStatus> {
+        self.hub.said_of(key)
     }
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Notify, watch};
-use weft_config::status::{ObjectStatus, ProxyStatus, SourceError, WatchStatus};
+use weft_config::status::{ObjectStatus, ProxyStatus, WatchStatus};
 use weft_config::wire;
 
 use super::leave::{LEAVES_OF_WORKLOAD_MAX, Leaving};
@@ -24,6 +24,7 @@ use super::limits::{Paces, Rates};
 use super::sign::SignError;
 use super::{Caller, serve, stream};
 use crate::api::Key;
+use crate::api::errors::Errors;
 use crate::api::mark::{Awaited, Claims, Marks};
 use crate::ca::proof::{ProofError, Prover};
 use crate::ca::{Ca, subject_and_end};
@@ -85,9 +86,7 @@ pub struct News {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) index: Index,
-    pub(super) errors: Vec<SourceError>,
-    /// Which of them is about an object.
-    errors_of: HashMap<String, usize>,
+    pub(super) errors: Arc<Errors>,
     pub(super) watches: Vec<WatchStatus>,
     pub(super) revision: u64,
     /// How far the source has read.
@@ -103,18 +102,6 @@ pub(super) struct State {
 }
 
 impl State {
-    fn take_errors(&mut self, errors: Vec<SourceError>) {
-        if self.errors == errors {
-            return;
-        }
-        // The first of several is told of.
-        let numbered = errors.iter().enumerate().rev();
-        self.errors_of = numbered
-            .map(|(number, error)| (error.object.clone(), number))
-            .collect();
-        self.errors = errors;
-    }
-
     /// Whether the caller's workload is its identity's, as far as is known: a token
     /// that names no workload lets its owner choose one.
     pub(super) fn is_owner(&self, caller: &Caller) -> bool {
@@ -203,8 +190,7 @@ impl Hub {
     pub fn new(ca: Ca, prover: impl Into<Prover>) -> Self {
         let state = State {
             index: Index::new(&ca.trust_domain),
-            errors: Vec::new(),
-            errors_of: HashMap::new(),
+            errors: Arc::default(),
             watches: Vec::new(),
             revision: 0,
             marks: Marks::new(),
@@ -236,9 +222,9 @@ impl Hub {
 
     /// Takes up what the source has found; the objects of which something else is said
     /// than before.
-    pub fn update(&self, changes: Vec<Change>, errors: Vec<SourceError>) -> BTreeSet<Key> {
+    pub fn update(&self, changes: Vec<Change>, errors: Arc<Errors>) -> BTreeSet<Key> {
         let mut state = self.state.lock();
-        state.take_errors(errors);
+        state.errors = errors;
         if changes.is_empty() {
             return BTreeSet::new();
         }
@@ -251,12 +237,9 @@ impl Hub {
         state.index.take_changed()
     }
 
-    /// What is to be said of an object, and why it cannot be read, if it cannot.
-    pub fn verdict(&self, key: &Key) -> (Vec<ObjectStatus>, Option<SourceError>) {
-        let state = self.state.lock();
-        let error = state.errors_of.get(&key.to_string());
-        let error = error.and_then(|number| state.errors.get(*number));
-        (state.index.said_of(key), error.cloned())
+    /// What is to be said of an object.
+    pub fn said_of(&self, key: &Key) -> Vec<ObjectStatus> {
+        self.state.lock().index.said_of(key)
     }
 
     /// Takes up how the source's watches are.

@@ -304,7 +304,7 @@ pub(super) mod tests {
             key: object.key(),
             object: Some(Arc::new(object)),
         });
-        hub.update(changes.collect(), Vec::new());
+        hub.update(changes.collect(), Arc::default());
     }
 
     /// A service of these pods; `port` makes one of them differ from the next.

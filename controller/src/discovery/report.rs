@@ -1,5 +1,6 @@
 //! How things stand, for `/status` and `/metrics`.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use weft_config::status::{self, ProxyStatus, RootStatus};
@@ -11,6 +12,7 @@ use crate::metrics::{BEHIND_SHOWN_MAX, Figures};
 impl Hub {
     pub fn status(&self) -> status::Status {
         let state = self.state.lock();
+        let named = state.errors.named.iter().map(Arc::as_ref);
         status::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trust_domain: self.ca.trust_domain.clone(),
@@ -18,12 +20,8 @@ impl Hub {
             leads: self.leads.load(Ordering::Relaxed),
             now: seconds_now(),
             roots: self.roots(),
-            errors: state
-                .errors
-                .iter()
-                .cloned()
-                .chain(self.ca.problem())
-                .collect(),
+            errors: named.cloned().chain(self.ca.problem()).collect(),
+            errors_beyond: state.errors.beyond as u64,
             watches: state.watches.clone(),
             objects: state.index.statuses(),
             unwritten: Vec::new(),
@@ -61,7 +59,8 @@ impl Hub {
         let sum = |of: fn(&ProxyStatus) -> u64| proxies().map(of).sum();
         let mut figures = Figures {
             faulty: state.index.faulty() as u64,
-            source_errors: (state.errors.len() + self.ca.problem().iter().count()) as u64,
+            source_errors: (state.errors.count() + self.ca.problem().iter().count()) as u64,
+            source_errors_unnamed: state.errors.beyond as u64,
             revision: state.revision,
             proxies: state.proxies.len() as u64,
             subscriptions: sum(|proxy| u64::from(proxy.resources)),

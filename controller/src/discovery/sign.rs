@@ -225,7 +225,7 @@ mod tests {
             key: pod.key(),
             object: Some(std::sync::Arc::new(pod)),
         });
-        hub.update(changes.collect(), Vec::new());
+        hub.update(changes.collect(), std::sync::Arc::default());
         let signed = sign(&hub, Some(&caller), &request).await;
         assert!(signed.is_ok(), "{signed:?}");
     }

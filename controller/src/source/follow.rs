@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::directory::{Directory, Found};
 use super::watch::{self, Watch};
 use super::{Told, Update};
+use crate::api::errors::Errors;
 
 /// Between two looks at everything: at least this, and so much that looking takes at
 /// most a part of the time.
@@ -124,7 +126,10 @@ impl Follower {
     }
 
     fn update(&mut self, found: Found) -> Update {
-        let errors = self.directory.errors();
+        let errors = match found.errors {
+            true => Arc::new(Errors::from(self.directory.errors())),
+            false => Arc::clone(&self.told.errors),
+        };
         self.told.tell(&errors);
         Update {
             changes: found.changes,

@@ -16,6 +16,7 @@ use std::time::Instant;
 use weft_config::status::{SourceError, WatchStatus};
 
 use crate::api::Key;
+use crate::api::errors::{Errors, ForStatus};
 use crate::api::mark::{Claims, Marks};
 use crate::index::Change;
 use crate::sparing::Sparing;
@@ -35,14 +36,13 @@ pub enum Source {
 pub struct Update {
     pub changes: Vec<Change>,
     /// All that is wrong now.
-    pub errors: Vec<SourceError>,
+    pub errors: Arc<Errors>,
     /// How the watches are, where there are any.
     pub watches: Vec<WatchStatus>,
     /// How far each kind has been read, where changes are numbered.
     pub marks: Marks,
-    /// Objects with a status that somebody has changed, us too: what the status is made from,
-    /// as JSON. `None`: it has gone.
-    pub seen: BTreeMap<Key, Option<Arc<str>>>,
+    /// Objects with a status that somebody has changed, us too. `None`: it has gone.
+    pub seen: BTreeMap<Key, Option<ForStatus>>,
     /// All that there is has been read once.
     pub is_complete: bool,
 }
@@ -69,23 +69,28 @@ impl Source {
 /// The errors that were told of: only what is new goes to the log.
 #[derive(Debug, Default)]
 struct Told {
-    errors: Vec<SourceError>,
+    errors: Arc<Errors>,
     lines: Sparing,
 }
 
 impl Told {
-    fn tell(&mut self, errors: &[SourceError]) {
-        if self.errors == errors {
+    fn tell(&mut self, errors: &Arc<Errors>) {
+        if Arc::ptr_eq(&self.errors, errors) {
             return;
         }
-        let known: HashSet<&SourceError> = self.errors.iter().collect();
-        for error in errors.iter().filter(|error| !known.contains(error)) {
+        let known: HashSet<&SourceError> = self.errors.named.iter().map(Arc::as_ref).collect();
+        let named = errors.named.iter().map(Arc::as_ref);
+        for error in named.filter(|error| !known.contains(error)) {
             // An object that is changed in a loop, and bad each time.
             let subject = format!("{} {}", error.file, error.object);
             if let Some(left_out) = self.lines.admit(&subject, Instant::now()) {
                 tracing::error!(file = %error.file, document = error.document, object = %error.object, field = %error.field, left_out, "{}", error.message);
             }
         }
-        self.errors = errors.to_vec();
+        if errors.beyond > 0 && self.errors.beyond == 0 {
+            let (named, beyond) = (errors.named.len(), errors.beyond);
+            tracing::error!(named, beyond, "too much is wrong to name all of it");
+        }
+        self.errors = Arc::clone(errors);
     }
 }

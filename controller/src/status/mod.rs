@@ -25,8 +25,9 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use weft_config::status::WatchStatus;
+use weft_config::status::{ObjectStatus, SourceError, WatchStatus};
 
+use crate::api::errors::ForStatus;
 use crate::api::kinds::WATCHED;
 use crate::api::{CONTROLLER, Key, mesh};
 use crate::metrics::Counters;
@@ -49,8 +50,8 @@ pub struct Writer {
     queue: Mutex<Queue>,
     /// In which version each kind is served.
     versions: Mutex<BTreeMap<String, String>>,
-    /// Objects as they were seen last: what a status is made from, as JSON.
-    seen: Mutex<BTreeMap<Key, Arc<str>>>,
+    /// Objects as they were seen last.
+    seen: Mutex<BTreeMap<Key, ForStatus>>,
     more: Notify,
     pub troubles: Troubles,
     results: Counters,
@@ -58,7 +59,7 @@ pub struct Writer {
 
 /// Who knows what is to be said.
 pub trait Sayings {
-    fn said(&self, key: &Key) -> Desired;
+    fn said(&self, key: &Key) -> Vec<ObjectStatus>;
 }
 
 impl std::fmt::Debug for Writer {
@@ -99,11 +100,11 @@ impl Writer {
     }
 
     /// Takes up objects as they have been seen; `None`: it has gone.
-    pub fn saw(&self, seen: &BTreeMap<Key, Option<Arc<str>>>) {
+    pub fn saw(&self, seen: &BTreeMap<Key, Option<ForStatus>>) {
         let mut objects = self.seen.lock();
         for (key, object) in seen {
             match object {
-                Some(object) => drop(objects.insert(key.clone(), Arc::clone(object))),
+                Some(object) => drop(objects.insert(key.clone(), object.clone())),
                 None => {
                     objects.remove(key);
                     self.troubles.forget(key);
@@ -146,7 +147,9 @@ impl Writer {
             let to_do = self.queue.lock().next(self.begun.elapsed());
             let wait = match to_do {
                 Next::Turn(turn) => {
-                    let (desired, seen) = (sayings.said(&turn.key), self.as_seen(&turn));
+                    let (error, seen) = self.as_seen(&turn);
+                    let statuses = sayings.said(&turn.key);
+                    let desired = Desired { statuses, error };
                     if self.is_right(&turn, &desired, seen.as_ref()) {
                         self.done(turn, (Outcome::Right, String::new()));
                         tokio::task::yield_now().await;
@@ -196,10 +199,13 @@ impl Writer {
         self.troubles.take(&key, outcome, tries, fights, why);
     }
 
-    /// The object as it was seen last: a newer one makes the write fail.
-    fn as_seen(&self, turn: &Turn) -> Option<Value> {
-        let seen = self.seen.lock().get(&turn.key).cloned()?;
-        serde_json::from_str(&seen).ok()
+    /// The object as it was seen last, and what is wrong with it: a newer one makes the write
+    /// fail.
+    fn as_seen(&self, turn: &Turn) -> (Option<Arc<SourceError>>, Option<Value>) {
+        let Some(seen) = self.seen.lock().get(&turn.key).cloned() else {
+            return (None, None);
+        };
+        (seen.error, serde_json::from_str(&seen.object).ok())
     }
 
     /// Whether that is known without a request.
@@ -323,12 +329,9 @@ mod tests {
     struct Asked(Mutex<BTreeSet<Key>>);
 
     impl Sayings for Asked {
-        fn said(&self, key: &Key) -> Desired {
+        fn said(&self, key: &Key) -> Vec<ObjectStatus> {
             self.0.lock().insert(key.clone());
-            Desired {
-                error: Some(weft_config::status::SourceError::default()),
-                ..Desired::default()
-            }
+            Vec::new()
         }
     }
 
@@ -347,12 +350,12 @@ mod tests {
             ..WatchStatus::default()
         }]);
         let parent = json!([{"group": "", "kind": "Service", "name": "web"}]);
-        let object: Arc<str> = json!({"kind": "HTTPRoute", "spec": {"parentRefs": parent}})
-            .to_string()
-            .into();
-        let seen = all
-            .iter()
-            .map(|key| (key.clone(), Some(Arc::clone(&object))));
+        let object = json!({"kind": "HTTPRoute", "spec": {"parentRefs": parent}});
+        let seen = ForStatus {
+            object: object.to_string().into(),
+            error: Some(Arc::default()),
+        };
+        let seen = all.iter().map(|key| (key.clone(), Some(seen.clone())));
         writer.saw(&seen.collect());
         all.iter().for_each(|key| writer.tell(key.clone()));
         let asked = Asked(Mutex::default());

@@ -5,6 +5,8 @@
 //! an older one.
 //! **Invariant:** what is right already gives nothing to write.
 
+use std::sync::Arc;
+
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use weft_config::status::{Condition, ObjectStatus, SourceError};
@@ -24,7 +26,7 @@ const MESSAGE_MAX: usize = 2_048;
 pub struct Desired {
     pub statuses: Vec<ObjectStatus>,
     /// Its newest version cannot be read.
-    pub error: Option<SourceError>,
+    pub error: Option<Arc<SourceError>>,
 }
 
 /// The status to write for an object as the API server has it; `now` in RFC 3339.
@@ -385,7 +387,7 @@ mod tests {
             ..SourceError::default()
         };
         let bad = Desired {
-            error: Some(error),
+            error: Some(Arc::new(error)),
             // Of the last version that could be read.
             ..desired(vec![said("Service shop/a:80", condition(true, 1))])
         };
@@ -438,7 +440,7 @@ mod tests {
         let old = desired(vec![said("", condition(true, 1))]);
         assert_eq!(status(&object, &old, NOW), None);
         assert_eq!(status(&object, &desired(vec![]), NOW), None);
-        let error = Some(SourceError::default());
+        let error = Some(Arc::default());
         let unreadable = Desired {
             error,
             ..desired(vec![])
@@ -472,8 +474,6 @@ mod tests {
 
     #[test]
     fn a_target_that_comes_or_goes_is_told_of_whatever_the_others_are() {
-        use std::sync::Arc;
-
         use crate::api::{self, AuthorizationPolicy, Key, Spec, TargetRef};
         use crate::index::{Change, Index};
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use weft_config::status::{SourceError, WatchState, WatchStatus};
 
+use crate::api::errors::{Errors, ForStatus, bounded};
 use crate::api::kinds::{WATCHED, Watched};
 use crate::api::mark::{Mark, Marks};
 use crate::api::{Key, Object};
@@ -49,7 +50,9 @@ pub enum News {
 struct Kind {
     /// Those that the index has.
     keys: BTreeSet<Key>,
-    errors: BTreeMap<Key, SourceError>,
+    errors: BTreeMap<Key, Arc<SourceError>>,
+    /// They are not what [`Held::errors`] was made from.
+    errors_changed: bool,
     /// What the list that is under way has held.
     listing: Option<BTreeSet<Key>>,
     /// Was listed once, or is not there.
@@ -70,7 +73,8 @@ pub struct Held {
     watches: Vec<WatchStatus>,
     changes: Vec<Change>,
     /// Objects with a status that came since it was asked.
-    seen: BTreeMap<Key, Option<Arc<str>>>,
+    seen: BTreeMap<Key, Option<ForStatus>>,
+    errors: Arc<Errors>,
 }
 
 impl Held {
@@ -85,6 +89,7 @@ impl Held {
             watches: WATCHED.iter().map(status).collect(),
             changes: Vec::new(),
             seen: BTreeMap::new(),
+            errors: Arc::default(),
         }
     }
 
@@ -121,10 +126,11 @@ impl Held {
             }
             News::Object(key, version, read) => {
                 kind.mark.changed(version, kind.listing.is_some());
-                if let Some(status) = read.for_status {
-                    self.seen.insert(key.clone(), Some(status));
+                kind.object(key.clone(), read.object, changes);
+                if let Some(object) = read.for_status {
+                    let error = kind.errors.get(&key).cloned();
+                    self.seen.insert(key, Some(ForStatus { object, error }));
                 }
-                kind.object(key, read.object, changes);
             }
             News::Gone(key, version) => {
                 kind.mark.changed(version, kind.listing.is_some());
@@ -168,13 +174,20 @@ impl Held {
         }
     }
 
-    pub fn seen(&mut self) -> BTreeMap<Key, Option<Arc<str>>> {
+    pub fn seen(&mut self) -> BTreeMap<Key, Option<ForStatus>> {
         std::mem::take(&mut self.seen)
     }
 
-    pub fn errors(&self) -> Vec<SourceError> {
-        let all = self.kinds.iter().flat_map(|kind| kind.errors.values());
-        all.cloned().collect()
+    /// All that is wrong: the same as before, unless something of it has changed.
+    pub fn errors(&mut self) -> Arc<Errors> {
+        let changed = self.kinds.iter_mut();
+        let changed = changed.map(|kind| std::mem::take(&mut kind.errors_changed));
+        if changed.fold(false, |any, one| any | one) {
+            let count = self.kinds.iter().map(|kind| kind.errors.len()).sum();
+            let all = self.kinds.iter().flat_map(|kind| kind.errors.values());
+            self.errors = Arc::new(Errors::of(all, count));
+        }
+        Arc::clone(&self.errors)
     }
 
     /// How far each kind has been read.
@@ -208,20 +221,28 @@ impl Kind {
         }
         match said {
             Ok(Some(object)) => {
-                self.errors.remove(&key);
+                self.mended(&key);
                 self.keys.insert(key.clone());
                 let object = Some(Arc::new(object));
                 changes.push(Change { key, object });
             }
             Ok(None) => self.gone(&key, changes),
             Err(error) => {
-                self.errors.insert(key, error);
+                let error = bounded(error);
+                if self.errors.get(&key).is_none_or(|known| **known != error) {
+                    self.errors.insert(key, Arc::new(error));
+                    self.errors_changed = true;
+                }
             }
         }
     }
 
+    fn mended(&mut self, key: &Key) {
+        self.errors_changed |= self.errors.remove(key).is_some();
+    }
+
     fn gone(&mut self, key: &Key, changes: &mut Vec<Change>) {
-        self.errors.remove(key);
+        self.mended(key);
         if let Some(key) = self.keys.take(key) {
             changes.push(Change { key, object: None });
         }
