@@ -4,13 +4,17 @@
 //!
 //! The sidecars run as root here and capture leaves root alone; the programs are nobody's.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use weft_tests::curl::{Curled, curl_by};
 use weft_tests::eventually;
-use weft_tests::mesh::{Mesh, Sidecar};
+use weft_tests::mesh::{Mesh, Sidecar, service_manifest};
+use weft_tests::metrics::figure;
 use weft_tests::namespace::{Host, Pair};
+use weft_tests::process::path_with_sbin;
 use weft_tests::proxy::binary;
 use weft_tests::upstream::Upstream;
 
@@ -160,6 +164,105 @@ fn a_workload_reaches_itself_through_the_mesh() {
     assert!(handshakes(two, &shop.web, "inbound") >= 1.0);
     shop.strict();
     assert_eq!(program(two, &format!("{SERVICE}/strict")).status, 200);
+}
+
+/// Address of one of many services; nobody has it.
+fn clustered(number: usize) -> SocketAddr {
+    let [high, low] = u16::try_from(number).expect("few enough").to_be_bytes();
+    SocketAddr::from(([10, 97, high, low], 80))
+}
+
+/// Dials all of them before it reads any answer, as a program; how many were answered 200.
+fn dial(host: &Host, numbers: std::ops::Range<usize>) -> usize {
+    host.within(|| {
+        // Of this thread alone.
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534))
+            .expect("root may become anybody");
+        let ask = |number| {
+            let mut stream = TcpStream::connect(clustered(number)).expect("the sidecar accepts");
+            let request = format!("GET /{number} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).expect("it is read");
+            stream
+        };
+        let answered = |mut stream: TcpStream| {
+            let mut answer = String::new();
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
+            let _ = stream.read_to_string(&mut answer);
+            answer.starts_with("HTTP/1.1 200")
+        };
+        let asked: Vec<TcpStream> = numbers.map(ask).collect();
+        asked.into_iter().map(answered).filter(|is| *is).count()
+    })
+}
+
+/// What has been sent to the controller from this host over the connection that is open, in bytes.
+fn told(host: &Host) -> u64 {
+    let output = host.within(|| {
+        Command::new("ss")
+            .args(["-tinH", "dst", CONTROLLER])
+            .env("PATH", path_with_sbin())
+            .output()
+    });
+    let output = output.expect("ss can be run; it comes with ip");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let sent = text
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("bytes_sent:"));
+    sent.map(|bytes| bytes.parse::<u64>().expect("it is a number"))
+        .sum()
+}
+
+/// A crawler, or a monitor: everything at once, and then more.
+#[test]
+fn a_workload_that_dials_the_whole_mesh_is_told_of_all_of_it() {
+    const SERVICES: usize = 2000;
+    const FURTHER: usize = 10;
+    let Some(shop) = Shop::open("burst") else {
+        return;
+    };
+    let Pair { one, two } = &shop.pair;
+    let web = [(
+        IpAddr::V4(Ipv4Addr::new(10, 88, 0, 2)),
+        shop.web.uid.clone(),
+    )];
+    let manifest = |number: usize| {
+        let address = format!("clusterIP: {}, ", clustered(number).ip());
+        service_manifest(&format!("web-{number:04}"), &address, &web)
+    };
+    let manifests: Vec<String> = (0..SERVICES + FURTHER).map(manifest).collect();
+    for (index, some) in manifests.chunks(200).enumerate() {
+        shop.mesh
+            .apply(&format!("many-{index}"), &some.join("---\n"));
+    }
+    eventually("the controller having read them", || {
+        let slices = "weft_controller_objects{kind=\"EndpointSlice\"}";
+        let read = two.within(|| figure(shop.mesh.admin, slices));
+        (read? > SERVICES as f64).then_some(())
+    });
+    assert_eq!(dial(one, 0..SERVICES), SERVICES);
+    let unknown = |result| {
+        let labels = [("result", result)];
+        counted(
+            one,
+            &shop.client,
+            "weft_unknown_destinations_total",
+            &labels,
+        )
+    };
+    assert_eq!((unknown("passed"), unknown("refused")), (0.0, 0.0));
+    assert!(handshakes(one, &shop.client, "outbound") >= SERVICES as f64);
+    let log = shop.client.proxy.program.output();
+    assert!(!log.contains("no connection to the controller"), "{log}");
+    // What is held already is not told again with each that is new.
+    two.within(|| shop.mesh.settled());
+    let before = told(one);
+    for number in SERVICES..SERVICES + FURTHER {
+        assert_eq!(dial(one, number..number + 1), 1);
+    }
+    two.within(|| shop.mesh.settled());
+    let each = (told(one) - before) / FURTHER as u64;
+    println!("{each} bytes for each new destination, with {SERVICES} held");
+    assert!((1..3000).contains(&each), "{each} bytes");
 }
 
 #[test]

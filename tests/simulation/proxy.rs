@@ -11,7 +11,7 @@ use weft_config::snapshot::Destination;
 use weft_config::wire;
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weft_proxy::logic::time::Nanos;
-use weft_proxy::mesh::store::{Effect, Kind, Store};
+use weft_proxy::mesh::store::{Effect, Interest, Kind, Store};
 use weft_proxy::net::pool::FRESH;
 use weft_proxy::state::Runtime;
 
@@ -85,15 +85,8 @@ impl Proxy {
     }
 
     pub fn subscribe(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        let changes = self.store.subscriptions();
-        let request = |(kind, add, drop): (Kind, Vec<String>, Vec<String>)| DeltaDiscoveryRequest {
-            type_url: kind.type_url(),
-            resource_names_subscribe: add,
-            resource_names_unsubscribe: drop,
-            initial_resource_versions: self.store.versions(kind),
-            ..Default::default()
-        };
-        changes.into_iter().map(request).collect()
+        let changes = self.store.subscriptions().into_iter();
+        changes.map(Interest::request).collect()
     }
 
     pub fn subscribe_if_connected(&mut self) -> Option<(u64, Vec<DeltaDiscoveryRequest>)> {

@@ -109,6 +109,24 @@ pub fn uid(address: IpAddr, account: &str) -> String {
     format!("{account}-{}", address.to_string().replace('.', "-"))
 }
 
+/// A service `shop/NAME:80` of these workloads: their addresses and UIDs.
+#[must_use]
+pub fn service_manifest(name: &str, spec: &str, workloads: &[(IpAddr, String)]) -> String {
+    let mut yaml = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{{spec}ports: [{{name: auto, port: 80}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}-1, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+             addressType: IPv4\nports: [{{name: auto, port: {APPLICATION_PORT}}}]\nendpoints:\n"
+    );
+    for (address, uid) in workloads {
+        yaml.push_str(&format!(
+            "- {{addresses: ['{address}'], targetRef: {{kind: Pod, name: {uid}, uid: {uid}}}}}\n"
+        ));
+    }
+    yaml
+}
+
 /// What the controller with this admin address says.
 #[must_use]
 pub fn status_at(admin: SocketAddr) -> Status {
@@ -261,19 +279,7 @@ impl Mesh {
 
     /// The same of any workloads: their addresses and UIDs.
     pub fn service_of(&self, name: &str, spec: &str, workloads: &[(IpAddr, String)]) {
-        let mut yaml = format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
-             spec: {{{spec}ports: [{{name: auto, port: 80}}]}}\n---\n\
-             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-             metadata: {{name: {name}-1, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
-             addressType: IPv4\nports: [{{name: auto, port: {APPLICATION_PORT}}}]\nendpoints:\n"
-        );
-        for (address, uid) in workloads {
-            yaml.push_str(&format!(
-                "- {{addresses: ['{address}'], targetRef: {{kind: Pod, name: {uid}, uid: {uid}}}}}\n"
-            ));
-        }
-        self.apply(name, &yaml);
+        self.apply(name, &service_manifest(name, spec, workloads));
     }
 
     /// Starts a workload's sidecar, with a listener for each of `upstreams` (`service.namespace:port`).

@@ -15,15 +15,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use weft_config::snapshot::Destination;
 use weft_config::staleness;
-use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
+use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
 use super::mark::Mark;
+use super::outgoing::{Outgoing, acknowledgement};
 use super::store::{Effect, Kind, Store};
-use super::stream::{self, Better, Opened, Requests};
+use super::stream::{self, Better, Opened};
 use super::{Backoff, Client, identity, leave};
 use crate::control;
 use crate::logic::barrier::ACKNOWLEDGED_MAX;
-use crate::state::mesh::{Known, Question, Subject};
+use crate::state::Runtime;
+use crate::state::mesh::{Known, QUESTIONS_MAX, Question, Subject};
 
 /// Changes within this time are published together.
 pub const COALESCE: Duration = Duration::from_millis(5);
@@ -36,10 +38,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 pub const RECONNECT_MAX: Duration = Duration::from_secs(3);
 /// A stream that lasts so long is worth another attempt at once when it ends.
 const LASTED: Duration = Duration::from_secs(10);
-/// Workers that wait for an answer; one more is told that nobody can say.
-const WAITING_MAX: usize = 4096;
-const INVALID_ARGUMENT: i32 = 3;
-const STUCK: &str = "the controller does not read what we send";
+/// Connections that wait for an answer; one more is told that nobody can say.
+const WAITING_MAX: usize = 16_384;
 
 /// Resources and what is wrong with them.
 type Refused = Vec<(String, String)>;
@@ -169,7 +169,7 @@ impl Discovery {
             let publish = self.rebuild_at;
             tokio::select! {
                 done = &mut what => return done,
-                Some(question) = questions.recv() => self.question(question),
+                Some(question) = questions.recv() => self.questions(question, questions),
                 () = until(publish) => drop(self.publish().await),
             }
         }
@@ -184,7 +184,7 @@ impl Discovery {
             is_stale,
         } = opened;
         let is_stale = watch::Sender::new(is_stale);
-        let stuck = || End::Broken(STUCK.to_owned());
+        let mut outgoing = Outgoing::new(requests);
         self.store.reconnected();
         let client = Arc::clone(&self.client);
         let mut credentials = client.credentials.subscribe();
@@ -193,15 +193,18 @@ impl Discovery {
             controller,
             is_stale.subscribe(),
         ));
-        let mut first = true;
+        let mut node = Some(self.node());
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if !self.subscribe(&requests, &mut first) {
-                return stuck();
+            if outgoing.is_empty() {
+                outgoing.subscribe(&mut self.store, &mut node);
             }
             let publish = self.rebuild_at;
             tokio::select! {
+                sent = outgoing.send(), if !outgoing.is_empty() => if let Err(problem) = sent {
+                    return End::Broken(problem.to_owned());
+                },
                 response = responses.message() => match response {
                     Ok(Some(response)) => {
                         note_staleness(&is_stale, &response.system_version_info);
@@ -213,49 +216,23 @@ impl Discovery {
                     }
                 },
                 better = &mut better => return End::Moved(Box::new(better)),
-                Some(question) = questions.recv() => self.question(question),
+                Some(question) = questions.recv() => self.questions(question, questions),
                 () = until(publish) => {}
                 // Another certificate: who rotates the root wants to know.
                 Ok(()) = credentials.changed() => {
-                    let request = DeltaDiscoveryRequest {
+                    outgoing.push(DeltaDiscoveryRequest {
                         type_url: Kind::TrustBundle.type_url(),
                         node: Some(self.node()),
                         ..Default::default()
-                    };
-                    if requests.try_send(request).is_err() {
-                        return stuck();
-                    }
+                    });
                 }
                 _ = sweep.tick() => self.sweep(),
             }
             if self.rebuild_at.is_none_or(|at| at <= Instant::now()) {
                 let published = self.publish().await;
-                if !self.acknowledge(&requests, published.err()) {
-                    return stuck();
-                }
+                self.acknowledge(&mut outgoing, published.err());
             }
         }
-    }
-
-    /// Tells the stream what we want; false: it is stuck.
-    fn subscribe(&mut self, requests: &Requests, first: &mut bool) -> bool {
-        for (kind, add, drop) in self.store.subscriptions() {
-            let mut request = DeltaDiscoveryRequest {
-                type_url: kind.type_url(),
-                resource_names_subscribe: add,
-                resource_names_unsubscribe: drop,
-                initial_resource_versions: self.store.versions(kind),
-                ..Default::default()
-            };
-            if *first {
-                request.node = Some(self.node());
-                *first = false;
-            }
-            if requests.try_send(request).is_err() {
-                return false;
-            }
-        }
-        true
     }
 
     fn node(&self) -> Node {
@@ -367,9 +344,8 @@ impl Discovery {
         Ok(())
     }
 
-    /// Answers the responses whose effect is in force, or (`problem`) cannot be;
-    /// false: the stream is stuck.
-    fn acknowledge(&mut self, requests: &Requests, problem: Option<String>) -> bool {
+    /// Answers the responses whose effect is in force, or (`problem`) cannot be.
+    fn acknowledge(&mut self, outgoing: &mut Outgoing, problem: Option<String>) {
         let mut told = self.client.mesh.told.lock();
         for (kind, names, nonce, mut refused) in std::mem::take(&mut self.unacknowledged) {
             if let Some(problem) = &problem {
@@ -380,18 +356,23 @@ impl Discovery {
                 told.refused.remove(name);
             }
             told.refused.extend(refused.iter().cloned());
-            if requests
-                .try_send(acknowledgement(kind, nonce, &refused))
-                .is_err()
-            {
-                return false;
-            }
+            outgoing.push(acknowledgement(kind, nonce, &refused));
         }
         told.resources = Kind::ALL
             .into_iter()
             .map(|kind| (kind.name(), self.store.count(kind)))
             .collect();
-        true
+    }
+
+    /// Takes a question and those that have come with it: they are asked together.
+    fn questions(&mut self, first: Question, further: &mut mpsc::Receiver<Question>) {
+        self.question(first);
+        for _ in 1..QUESTIONS_MAX {
+            let Ok(next) = further.try_recv() else {
+                return;
+            };
+            self.question(next);
+        }
     }
 
     fn question(&mut self, question: Question) {
@@ -415,28 +396,34 @@ impl Discovery {
                 self.store.want(destination, false);
             }
         }
+        if let Some(known) = self.known(&self.client.shared.runtime.load(), &subject) {
+            let _ = answer.send(known);
+            return;
+        }
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.retain(|(_, answer)| !answer.is_closed());
+        }
         if self.waiting.len() < WAITING_MAX {
             self.waiting.push((subject, answer));
         }
-        self.answer();
     }
 
+    fn known(&self, runtime: &Runtime, subject: &Subject) -> Option<Known> {
+        match subject {
+            Subject::Port(port) => runtime.port(*port).map(|_| Known::Published),
+            Subject::Destination(destination) => match self.store.knows(destination) {
+                Some(true) if runtime.destination(destination).is_some() => Some(Known::Published),
+                Some(false) => Some(Known::Stranger),
+                _ => None,
+            },
+        }
+    }
+
+    /// Answers who waits for what is known now.
     fn answer(&mut self) {
-        let runtime = self.client.shared.runtime.load();
-        let store = &self.store;
-        let waiting = std::mem::take(&mut self.waiting);
-        for (subject, answer) in waiting {
-            let known = match &subject {
-                Subject::Port(port) => runtime.port(*port).map(|_| Known::Published),
-                Subject::Destination(destination) => match store.knows(destination) {
-                    Some(true) if runtime.destination(destination).is_some() => {
-                        Some(Known::Published)
-                    }
-                    Some(false) => Some(Known::Stranger),
-                    _ => None,
-                },
-            };
-            match known {
+        let runtime = self.client.shared.runtime.load_full();
+        for (subject, answer) in std::mem::take(&mut self.waiting) {
+            match self.known(&runtime, &subject) {
                 Some(known) => drop(answer.send(known)),
                 None if answer.is_closed() => {}
                 None => self.waiting.push((subject, answer)),
@@ -480,25 +467,5 @@ async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-fn acknowledgement(
-    kind: Kind,
-    nonce: String,
-    refused: &[(String, String)],
-) -> DeltaDiscoveryRequest {
-    let problems: Vec<String> = refused
-        .iter()
-        .map(|(name, problem)| format!("{name}: {problem}"))
-        .collect();
-    DeltaDiscoveryRequest {
-        type_url: kind.type_url(),
-        response_nonce: nonce,
-        error_detail: (!problems.is_empty()).then(|| Status {
-            code: INVALID_ARGUMENT,
-            message: problems.join("\n"),
-        }),
-        ..Default::default()
     }
 }

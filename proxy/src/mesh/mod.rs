@@ -13,6 +13,7 @@ mod inbound;
 pub mod leave;
 pub mod link;
 mod mark;
+mod outgoing;
 mod resource;
 pub mod store;
 mod stream;

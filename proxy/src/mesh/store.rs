@@ -10,58 +10,21 @@
 //! **Invariant:** a destination is in force only with every service that it
 //! names; one that is in force stays so, as it was, until its successor is whole.
 //! **Invariant:** what does not compile is refused and changes nothing.
+//! **Invariant:** what a stream is told of grows with what has changed, not with what is held.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weft_config::snapshot::{Destination, Endpoint};
 use weft_config::wire;
 
+mod interest;
+
 use super::inbound;
 use super::resource::{add_route, alone, check, compile_endpoints, decode, stub};
+pub use interest::{Interest, Kind};
 
 /// Destinations at once; beyond it the longest unused are forgotten.
 pub const DESTINATIONS_MAX: usize = 10_000;
-
-const TYPE_PREFIX: &str = "type.googleapis.com/weft.v1.";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    Destination,
-    Service,
-    Endpoints,
-    Workload,
-    TrustBundle,
-}
-
-impl Kind {
-    /// What others need comes first.
-    pub const ALL: [Self; 5] = [
-        Self::TrustBundle,
-        Self::Workload,
-        Self::Endpoints,
-        Self::Service,
-        Self::Destination,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Destination => "Destination",
-            Self::Service => "Service",
-            Self::Endpoints => "Endpoints",
-            Self::Workload => "Workload",
-            Self::TrustBundle => "TrustBundle",
-        }
-    }
-
-    pub fn type_url(self) -> String {
-        format!("{TYPE_PREFIX}{}", self.name())
-    }
-
-    pub fn of_type_url(url: &str) -> Option<Self> {
-        let name = url.strip_prefix(TYPE_PREFIX)?;
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-}
 
 /// A resource that was asked for: not answered yet, not there, or this.
 #[derive(Clone, Debug)]
@@ -121,14 +84,15 @@ pub struct Store {
     trust: Answer<wire::TrustBundle>,
     /// Ports that no service names and somebody asked for, the oldest first.
     extra_ports: Vec<u16>,
+    /// Of what is held, and of nothing else.
     versions: HashMap<(Kind, String), String>,
-    /// What the present stream was told of our interest.
-    subscribed: BTreeSet<(Kind, String)>,
+    /// Names that are wanted anew, or no more, and that the stream has yet to be told of.
+    untold: BTreeSet<(Kind, String)>,
 }
 
 impl Store {
     pub fn new(uid: &str, domain: &str, application: &str) -> Self {
-        Self {
+        let mut store = Self {
             uid: uid.to_owned(),
             domain: domain.to_owned(),
             application: application.to_owned(),
@@ -138,20 +102,24 @@ impl Store {
             trust: Answer::Awaited,
             extra_ports: Vec::new(),
             versions: HashMap::new(),
-            subscribed: BTreeSet::new(),
-        }
+            untold: BTreeSet::new(),
+        };
+        store.reconnected();
+        store
     }
 
     /// Wants a destination. `pinned`: for good.
     pub fn want(&mut self, destination: &Destination, pinned: bool) {
-        let wanted = self
-            .destinations
-            .entry(destination.to_string())
-            .or_insert_with(|| Wanted {
+        let name = destination.to_string();
+        let untold = &mut self.untold;
+        let wanted = self.destinations.entry(name).or_insert_with_key(|name| {
+            untold.insert((Kind::Destination, name.clone()));
+            Wanted {
                 pinned,
                 told: Answer::Awaited,
                 in_force: None,
-            });
+            }
+        });
         wanted.pinned |= pinned;
     }
 
@@ -159,12 +127,19 @@ impl Store {
     /// again when they are dialled; true if the overlay changes.
     pub fn forget(&mut self, unused: impl Fn(&str) -> bool) -> bool {
         let before = self.destinations.len();
+        let (versions, untold) = (&mut self.versions, &mut self.untold);
         self.destinations.retain(|name, wanted| {
             let idle = match (&wanted.in_force, &wanted.told) {
                 (Some(_), _) => unused(name),
                 (None, told) => matches!(told, Answer::Absent),
             };
-            wanted.pinned || !idle
+            let stays = wanted.pinned || !idle;
+            if !stays {
+                let key = (Kind::Destination, name.clone());
+                versions.remove(&key);
+                untold.insert(key);
+            }
+            stays
         });
         let forgotten = before != self.destinations.len();
         if forgotten {
@@ -249,41 +224,43 @@ impl Store {
 
     /// A new stream knows nothing of us.
     pub fn reconnected(&mut self) {
-        self.subscribed.clear();
+        self.untold = self.interest();
     }
 
-    /// What the stream must be told: for each kind names to add and to drop.
-    pub fn subscriptions(&mut self) -> Vec<(Kind, Vec<String>, Vec<String>)> {
-        let interest = self.interest();
+    fn wants(&self, kind: Kind, name: &str) -> bool {
+        match kind {
+            Kind::Destination => self.destinations.contains_key(name),
+            Kind::Service | Kind::Endpoints => self.services.contains_key(name),
+            Kind::Workload => self.uid == name,
+            Kind::TrustBundle => self.domain == name,
+        }
+    }
+
+    /// What the stream must be told now, in one piece for each kind, however much has gathered.
+    /// What was given up and is wanted again is asked for again: it is not held.
+    pub fn subscriptions(&mut self) -> Vec<Interest> {
+        let untold = std::mem::take(&mut self.untold);
         let mut changes = Vec::new();
         for kind in Kind::ALL {
-            let names = |from: &BTreeSet<(Kind, String)>, not_in: &BTreeSet<(Kind, String)>| {
-                from.difference(not_in)
-                    .filter(|(of, _)| *of == kind)
-                    .map(|(_, name)| name.clone())
-                    .collect::<Vec<_>>()
-            };
-            let (add, drop) = (
-                names(&interest, &self.subscribed),
-                names(&self.subscribed, &interest),
-            );
-            for name in &drop {
-                self.versions.remove(&(kind, name.clone()));
+            let names = untold.iter().filter(|(of, _)| *of == kind);
+            let (add, drop): (Vec<_>, Vec<_>) = names
+                .map(|(_, name)| name.clone())
+                .partition(|name| self.wants(kind, name));
+            if add.is_empty() && drop.is_empty() {
+                continue;
             }
-            if !add.is_empty() || !drop.is_empty() {
-                changes.push((kind, add, drop));
-            }
+            let held = |name: &String| self.versions.get(&(kind, name.clone())).cloned();
+            let versions = add
+                .iter()
+                .filter_map(|name| Some((name.clone(), held(name)?)));
+            changes.push(Interest {
+                kind,
+                versions: versions.collect(),
+                add,
+                drop,
+            });
         }
-        self.subscribed = interest;
         changes
-    }
-
-    /// Versions of what is held, for a stream that begins.
-    pub fn versions(&self, kind: Kind) -> HashMap<String, String> {
-        let of_kind = self.versions.iter().filter(|((of, _), _)| *of == kind);
-        of_kind
-            .map(|((_, name), version)| (name.clone(), version.clone()))
-            .collect()
     }
 
     /// How many resources of a kind are held.
@@ -300,7 +277,7 @@ impl Store {
         bytes: &[u8],
         effect: &mut Effect,
     ) {
-        if !self.subscribed.contains(&(kind, name.to_owned())) {
+        if !self.wants(kind, name) {
             // Given up meanwhile.
             return;
         }
@@ -358,8 +335,11 @@ impl Store {
                 let destination: wire::Destination = decode(bytes)?;
                 check(&alone(&destination)?)?;
                 let wanted = self.destinations.get_mut(name).ok_or("not asked for")?;
+                // Those that it named before are given up when it is put in force.
+                for name in &destination.services {
+                    want_service(&mut self.services, &mut self.untold, name);
+                }
                 wanted.told = Answer::Is(destination);
-                self.want_services();
                 effect.rebuild = true;
             }
         }
@@ -388,7 +368,6 @@ impl Store {
                     wanted.told = Answer::Absent;
                     wanted.in_force = None;
                 }
-                self.want_services();
             }
         }
         effect.rebuild = true;
@@ -402,15 +381,20 @@ impl Store {
             .flat_map(|wanted| wanted.told.get().into_iter().chain(&wanted.in_force))
             .flat_map(|destination| &destination.services)
             .collect();
-        self.services.retain(|name, _| needed.contains(name));
-        for name in needed {
-            if !self.services.contains_key(name) {
-                let slot = ServiceSlot {
-                    service: Answer::Awaited,
-                    endpoints: Answer::Awaited,
-                };
-                self.services.insert(name.clone(), slot);
+        let (versions, untold) = (&mut self.versions, &mut self.untold);
+        self.services.retain(|name, _| {
+            let stays = needed.contains(name);
+            if !stays {
+                for kind in [Kind::Service, Kind::Endpoints] {
+                    let key = (kind, name.clone());
+                    versions.remove(&key);
+                    untold.insert(key);
+                }
             }
+            stays
+        });
+        for name in needed {
+            want_service(&mut self.services, untold, name);
         }
     }
 
@@ -465,6 +449,24 @@ impl Store {
     pub fn endpoints(&self, name: &str) -> Option<Vec<Endpoint>> {
         let told = self.services.get(name)?.endpoints.get()?;
         compile_endpoints(told).ok()
+    }
+}
+
+fn want_service(
+    services: &mut BTreeMap<String, ServiceSlot>,
+    untold: &mut BTreeSet<(Kind, String)>,
+    name: &str,
+) {
+    if services.contains_key(name) {
+        return;
+    }
+    let slot = ServiceSlot {
+        service: Answer::Awaited,
+        endpoints: Answer::Awaited,
+    };
+    services.insert(name.to_owned(), slot);
+    for kind in [Kind::Service, Kind::Endpoints] {
+        untold.insert((kind, name.to_owned()));
     }
 }
 

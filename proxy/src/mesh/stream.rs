@@ -20,8 +20,8 @@ use crate::services::xds::aggregated_discovery_service_client::AggregatedDiscove
 
 /// The largest response taken.
 const RESPONSE_BYTES_MAX: usize = 32 << 20;
-/// Requests that wait to be sent; each turn of discovery makes a handful.
-const REQUESTS_MAX: usize = 64;
+/// Requests that wait to be sent; what there is to say beyond them gathers, and is said together.
+const REQUESTS_MAX: usize = 8;
 /// How often a better controller is looked for; everybody at a time of its own, so that a
 /// controller that comes back is not met by all at once.
 const LOOK_SECONDS: std::ops::Range<f64> = 15.0..45.0;

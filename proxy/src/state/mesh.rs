@@ -15,7 +15,7 @@ use crate::logic::barrier::Gate;
 use crate::logic::time::Nanos;
 use crate::net::tls::mesh::MeshTls;
 
-/// Questions that wait to be taken up; beyond it the answer is `Unanswered`.
+/// Questions that wait to be taken up; more wait for a place, each no longer than `ANSWER_TIMEOUT`.
 pub const QUESTIONS_MAX: usize = 1024;
 /// How often refused peers are told of in the log.
 const REFUSALS_TOLD: Duration = Duration::from_secs(1);
@@ -148,16 +148,12 @@ impl MeshState {
     /// Asks the mesh client, and waits for its answer.
     pub async fn ask(&self, subject: Subject) -> Known {
         let (answer, answered) = oneshot::channel();
-        if self
-            .questions
-            .try_send(Question { subject, answer })
-            .is_err()
-        {
-            return Known::Unanswered;
-        }
-        match tokio::time::timeout(ANSWER_TIMEOUT, answered).await {
-            Ok(Ok(known)) => known,
-            _ => Known::Unanswered,
-        }
+        let asked = async {
+            let question = Question { subject, answer };
+            self.questions.send(question).await.ok()?;
+            answered.await.ok()
+        };
+        let known = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+        known.ok().flatten().unwrap_or(Known::Unanswered)
     }
 }

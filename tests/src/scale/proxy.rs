@@ -192,18 +192,14 @@ impl Proxy {
     }
 
     fn subscribe(&mut self, requests: &Requests, first: bool) -> Result<(), String> {
-        for (kind, add, drop) in self.store.subscriptions() {
+        for interest in self.store.subscriptions() {
             let request = DeltaDiscoveryRequest {
-                type_url: kind.type_url(),
-                resource_names_subscribe: add,
-                resource_names_unsubscribe: drop,
-                initial_resource_versions: self.store.versions(kind),
                 node: first.then(|| Node {
                     id: self.setting.workload.uid.clone(),
                     user_agent_name: "weft-scale".to_owned(),
                     ..Node::default()
                 }),
-                ..DeltaDiscoveryRequest::default()
+                ..interest.request()
             };
             send(requests, request)?;
         }

@@ -32,13 +32,17 @@ fn endpoints(addresses: &[&str]) -> Vec<u8> {
     endpoints.encode_to_vec()
 }
 
+fn kinds(store: &mut Store) -> Vec<Kind> {
+    let told = store.subscriptions();
+    told.iter().map(|interest| interest.kind).collect()
+}
+
 fn web() -> Destination {
     Destination::parse("10.0.0.1:80").unwrap()
 }
 
 fn set(store: &mut Store, kind: Kind, name: &str, bytes: &[u8]) -> Effect {
     let mut effect = Effect::default();
-    store.subscriptions();
     store.set(kind, name, "1", bytes, &mut effect);
     effect
 }
@@ -60,6 +64,7 @@ fn known() -> Store {
     );
     learn(&mut store, "a", &["10.1.0.1:80"]);
     store.overlay();
+    store.subscriptions();
     store
 }
 
@@ -67,11 +72,7 @@ fn known() -> Store {
 fn a_destination_waits_for_all_that_it_names() {
     let mut store = Store::new("uid", "td", "10.0.0.9");
     store.want(&web(), false);
-    let asked: Vec<Kind> = store
-        .subscriptions()
-        .iter()
-        .map(|(kind, ..)| *kind)
-        .collect();
+    let asked = kinds(&mut store);
     assert_eq!(
         asked,
         [Kind::TrustBundle, Kind::Workload, Kind::Destination]
@@ -84,11 +85,7 @@ fn a_destination_waits_for_all_that_it_names() {
     );
     assert!(effect.rebuild);
     assert!(store.overlay().listeners.is_empty());
-    let asked: Vec<Kind> = store
-        .subscriptions()
-        .iter()
-        .map(|(kind, ..)| *kind)
-        .collect();
+    let asked = kinds(&mut store);
     assert_eq!(asked, [Kind::Endpoints, Kind::Service]);
     assert_eq!(store.knows(&web()), None);
     learn(&mut store, "a", &["10.1.0.1:80"]);
@@ -174,8 +171,10 @@ fn a_new_stream_is_told_everything_with_its_version() {
     let mut store = known();
     assert!(store.subscriptions().is_empty());
     store.reconnected();
-    assert_eq!(store.subscriptions().len(), 5);
-    assert_eq!(store.versions(Kind::Service)["a"], "1");
+    let told = store.subscriptions();
+    assert_eq!(told.len(), 5);
+    let services = told.iter().find(|of| of.kind == Kind::Service).unwrap();
+    assert_eq!(services.versions["a"], "1");
 }
 
 #[test]
@@ -186,7 +185,7 @@ fn what_nobody_uses_is_forgotten_with_its_services() {
     let dropped: usize = store
         .subscriptions()
         .iter()
-        .map(|(_, _, drop)| drop.len())
+        .map(|interest| interest.drop.len())
         .sum();
     assert_eq!(dropped, 3);
     assert_eq!(store.count(Kind::Service), 0);
@@ -203,4 +202,70 @@ fn ports_of_the_workload() {
         store.want_port(port);
     }
     assert_eq!(store.overlay().listeners.len(), inbound::EXTRA_PORTS_MAX);
+}
+
+/// What the controller charges for: names in a request, and their versions.
+#[test]
+fn a_new_destination_costs_the_same_however_much_is_held() {
+    let mut store = Store::new("uid", "td", "10.0.0.9");
+    let mut cost = Vec::new();
+    for number in 0..=1000 {
+        let address = format!("10.96.{}.{}:80", number / 250, number % 250 + 1);
+        let service = format!("shop/web-{number:04}:80");
+        store.want(&Destination::parse(&address).unwrap(), false);
+        let mut told = store.subscriptions();
+        let bytes = destination(&[&service]);
+        set(&mut store, Kind::Destination, &address, &bytes);
+        told.extend(store.subscriptions());
+        learn(&mut store, &service, &["10.1.0.1:80"]);
+        let names = told.iter().map(|of| of.add.len() + of.versions.len());
+        cost.push(names.sum::<usize>());
+    }
+    store.overlay();
+    assert_eq!(store.count(Kind::Service), 1001);
+    // The first has the two that are always wanted beside it.
+    assert_eq!(cost[0], 5);
+    assert!(cost[1..].iter().all(|cost| *cost == 3), "{cost:?}");
+}
+
+#[test]
+fn what_gathers_is_told_at_once() {
+    let mut store = Store::new("uid", "td", "10.0.0.9");
+    store.subscriptions();
+    for number in 0..2000 {
+        let address = format!("10.96.{}.{}:80", number / 250, number % 250 + 1);
+        store.want(&Destination::parse(&address).unwrap(), false);
+    }
+    let told = store.subscriptions();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].add.len(), 2000);
+    assert!(store.subscriptions().is_empty());
+}
+
+/// The stream still has the name, and what it sent of it is gone here.
+#[test]
+fn what_is_given_up_and_wanted_again_is_asked_for_anew() {
+    let mut store = known();
+    store.subscriptions();
+    assert!(store.forget(|_| true));
+    store.want(&web(), false);
+    let told = store.subscriptions();
+    let again = told.iter().find(|of| of.kind == Kind::Destination).unwrap();
+    assert_eq!(again.add, ["10.0.0.1:80"]);
+    assert!(again.versions.is_empty(), "{again:?}");
+    // The same between two streams.
+    let mut store = known();
+    store.forget(|_| true);
+    store.reconnected();
+    store.subscriptions();
+    store.want(&web(), false);
+    let bytes = destination(&["a"]);
+    let mut effect = Effect::default();
+    store.set(Kind::Destination, "10.0.0.1:80", "1", &bytes, &mut effect);
+    for interest in store.subscriptions() {
+        assert!(
+            interest.versions.is_empty() || interest.kind == Kind::Destination,
+            "{interest:?}"
+        );
+    }
 }
