@@ -35,8 +35,9 @@ pub struct Mesh {
     pub admin: SocketAddr,
     /// What sidecars that are started from now on are told, in this order.
     pub controllers: Vec<SocketAddr>,
-    /// How far their clocks are off, as `faketime -f` takes it (`-1h`); empty: they are right.
-    pub clock: &'static str,
+    /// How far their clocks are off, as `faketime -f` takes it (`-1h`), or the path of a file that says
+    /// so and may change; empty: they are right.
+    pub clock: String,
 }
 
 /// A further controller of the same mesh.
@@ -141,8 +142,13 @@ fn clocked(program: &Path, clock: &str) -> Command {
     if !clock.is_empty() {
         command
             .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1")
-            .env("FAKETIME", clock)
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        match clock.starts_with('/') {
+            true => command
+                .env("FAKETIME_TIMESTAMP_FILE", clock)
+                .env("FAKETIME_NO_CACHE", "1"),
+            false => command.env("FAKETIME", clock),
+        };
     }
     command
 }
@@ -200,7 +206,7 @@ impl Mesh {
             listen,
             admin,
             controllers: vec![listen],
-            clock: "",
+            clock: String::new(),
         }
     }
 
@@ -397,7 +403,7 @@ impl Mesh {
         });
         Sidecar {
             proxy: Proxy::start_as(config, |folder| {
-                let mut command = clocked(binary(), self.clock);
+                let mut command = clocked(binary(), &self.clock);
                 command.arg("--config").arg(folder.join("weft.yaml"));
                 command
             }),

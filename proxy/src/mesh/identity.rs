@@ -10,6 +10,7 @@ use rand::RngExt as _;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use tokio::time::Instant;
 use weft_config::snapshot::{Peer, TrustBundle};
 use weft_config::spiffe::SpiffeId;
 use weft_config::wire;
@@ -24,6 +25,9 @@ use crate::services::workloads_client::WorkloadsClient;
 const RENEW_SPREAD: Duration = Duration::from_secs(3);
 /// However short a certificate's life is, and whatever a clock says.
 const RENEW_MIN: Duration = Duration::from_millis(500);
+/// How often the time is looked at: a sleep does not go on while a machine is suspended, and knows
+/// nothing of a clock that is set.
+const LOOK: Duration = Duration::from_secs(10);
 /// The longest pause between attempts: each may cost the API server the review of a token.
 const RETRY_MAX: Duration = Duration::from_secs(20);
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,20 +67,51 @@ pub async fn run(client: Arc<Client>) {
     }
 }
 
+/// When a certificate is renewed, by the clock or by the time that was slept: whichever is first.
+#[derive(Clone, Copy, Debug)]
+struct Renewal {
+    /// This long after it was installed,
+    after: Duration,
+    /// or once no more than this is left of its life.
+    at_left: Duration,
+}
+
+impl Renewal {
+    /// `share`: of what is left.
+    fn new(left: Duration, share: f64) -> Self {
+        let after = left.mul_f64(share).max(RENEW_MIN);
+        Self {
+            after,
+            at_left: left.saturating_sub(after),
+        }
+    }
+
+    /// How long to sleep before the next look; `None`: it is due.
+    fn pause(&self, slept: Duration, left: Duration) -> Option<Duration> {
+        let by_clock = left.saturating_sub(self.at_left);
+        let soonest = RENEW_MIN.saturating_sub(slept);
+        let by_sleep = self.after.saturating_sub(slept);
+        let pause = by_sleep.min(by_clock.max(soonest));
+        (!pause.is_zero()).then(|| pause.min(LOOK))
+    }
+}
+
 /// Waits for half of what is left, or until another root signs.
 async fn until_renewal(client: &Client) {
-    let remaining = client
-        .credentials
-        .borrow()
-        .as_ref()
-        .map_or(Duration::ZERO, |present| present.remaining());
-    let share = rand::rng().random_range(0.45..0.55);
-    let pause = remaining.mul_f64(share).max(RENEW_MIN);
-    tokio::select! {
-        () = tokio::time::sleep(pause) => {}
-        () = client.renew.notified() => {
-            let spread = rand::rng().random_range(0.0..1.0);
-            tokio::time::sleep(RENEW_SPREAD.mul_f64(spread)).await;
+    let left = || {
+        let present = client.credentials.borrow();
+        present.as_ref().map_or(Duration::ZERO, |of| of.remaining())
+    };
+    let renewal = Renewal::new(left(), rand::rng().random_range(0.45..0.55));
+    let began = Instant::now();
+    while let Some(pause) = renewal.pause(began.elapsed(), left()) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = client.renew.notified() => {
+                let spread = rand::rng().random_range(0.0..1.0);
+                tokio::time::sleep(RENEW_SPREAD.mul_f64(spread)).await;
+                return;
+            }
         }
     }
 }
@@ -228,5 +263,45 @@ fn token(path: &Path) -> Result<String, String> {
             "settings.mesh.token: {}: {error}; make a token with `weft token`",
             path.display()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn renewal_is_due_by_whichever_clock_is_first() {
+        let renewal = Renewal::new(24 * HOUR, 0.5);
+        let soon = Duration::from_secs(3);
+        for (slept, left, pause) in [
+            (Duration::ZERO, 24 * HOUR, Some(LOOK)),
+            (11 * HOUR, 13 * HOUR, Some(LOOK)),
+            (12 * HOUR - soon, 12 * HOUR + soon, Some(soon)),
+            (12 * HOUR, 12 * HOUR, None),
+            // Suspended for most of its life, or for more.
+            (HOUR, 4 * HOUR, None),
+            (HOUR, Duration::ZERO, None),
+            (HOUR, 12 * HOUR + soon, Some(soon)),
+            // A clock that was set back.
+            (12 * HOUR - soon, 30 * HOUR, Some(soon)),
+            (12 * HOUR, 30 * HOUR, None),
+        ] {
+            assert_eq!(renewal.pause(slept, left), pause, "{slept:?} {left:?}");
+        }
+    }
+
+    #[test]
+    fn renewals_keep_their_distance_whatever_the_clock_says() {
+        for (installed, now) in [
+            (Duration::ZERO, Duration::ZERO),
+            (24 * HOUR, Duration::ZERO),
+        ] {
+            let renewal = Renewal::new(installed, 0.5);
+            assert_eq!(renewal.pause(Duration::ZERO, now), Some(RENEW_MIN));
+            assert_eq!(renewal.pause(RENEW_MIN, now), None);
+        }
     }
 }

@@ -56,8 +56,8 @@ pub async fn open(client: &Client, controller: SocketAddr) -> Result<Opened, Str
     let link = link::connect(controller, &present.trust, svid)
         .await
         .map_err(|error| {
-            // Whom we believe may be out of date, and so may we.
-            if matches!(error, LinkError::Refused(_)) {
+            // Whom we believe may be out of date, and so may we: who refuses us only closes.
+            if matches!(error, LinkError::Refused(_)) || present.remaining().is_zero() {
                 client.renew.notify_one();
             }
             format!("{controller}: {}", with_sources(&error))
