@@ -217,6 +217,8 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU16, Ordering};
+
     use super::*;
     use crate::state::tests::runtime;
 
@@ -233,9 +235,14 @@ mod tests {
         runtime(&yaml, None).expect("good configuration").snapshot
     }
 
+    /// Below the kernel's ephemeral range: no connection takes it before it is bound. Given out once.
     fn free_port() -> SocketAddr {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        socket.local_addr().unwrap()
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let start = u16::try_from(std::process::id() % 8_000).unwrap();
+        let mut ports =
+            (0..8_000).map(|_| 15_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 8_000);
+        let free = ports.find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+        free.unwrap().local_addr().unwrap()
     }
 
     #[test]
