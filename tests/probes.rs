@@ -48,6 +48,14 @@ impl Probed {
     fn open(name: &str) -> Option<Self> {
         let pair = Pair::new(name)?;
         let mesh = pair.two.within(|| Mesh::start_at(at(14010)));
+        // Before the sidecar asks: nothing is let in without mTLS, however early.
+        mesh.apply("closed", CLOSED);
+        eventually("the policy being known", || {
+            let admin = mesh.admin;
+            let page = pair.two.within(|| Raw::connect(admin).get("/metrics"));
+            let known = "weft_controller_objects{kind=\"WorkloadPolicy\"} 1\n";
+            page.text().contains(known).then_some(())
+        });
         let sidecar = pair.two.within(|| {
             let mut command = mesh.pod_command(POD.parse().expect("it is one"), "web", "captured");
             command
@@ -62,7 +70,6 @@ impl Probed {
                 .output()
         });
         assert!(capture.is_ok_and(|output| output.status.success()));
-        mesh.apply("closed", CLOSED);
         let application = pair
             .two
             .within(|| Upstream::echo_at(at(8080), "application"));
