@@ -55,9 +55,16 @@ fn everybody_hears_of_what_it_uses_and_of_nothing_else() {
     let _node = crate::shared();
     let few = played(&cluster, "scale-few", (20, 30));
     let many = played(&cluster, "scale-all", (60, 120));
+    for figures in [&few, &many] {
+        let told = figures.resources_per_proxy_per_change;
+        assert!(
+            (told - 1.0).abs() < f64::EPSILON,
+            "{told} resources a proxy a change"
+        );
+    }
     let (few, many) = (
-        few.bytes_per_proxy_per_change,
-        many.bytes_per_proxy_per_change,
+        few.resource_bytes_per_proxy_per_change,
+        many.resource_bytes_per_proxy_per_change,
     );
     // A name is some letters longer.
     assert!(

@@ -14,6 +14,10 @@ pub struct Figures {
     pub rollout: Vec<Duration>,
     /// Bytes of responses, for each proxy that a change concerned.
     pub bytes_per_proxy_per_change: f64,
+    /// The same of the resources alone, without what is around them in a response.
+    pub resource_bytes_per_proxy_per_change: f64,
+    /// Resources that were told in the churn, for each proxy that a change concerned: one.
+    pub resources_per_proxy_per_change: f64,
     /// CPU of the controller in the churn, for each change.
     pub change_cpu: Duration,
     pub cpu: Duration,

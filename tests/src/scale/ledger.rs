@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use prost::Message;
+use weft_config::xds::DeltaDiscoveryResponse;
+
 /// Mistakes that are kept; the rest are counted.
 const MISTAKES_SHOWN_MAX: usize = 10;
 const PENDING_SHOWN_MAX: usize = 3;
@@ -33,6 +36,9 @@ pub struct Received {
     pub responses: u64,
     pub resources: u64,
     pub bytes: u64,
+    /// Of the bytes: the resources alone, and the names of those that are gone. How many share a
+    /// response, and what else is in it, is a matter of luck.
+    pub resource_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -90,11 +96,15 @@ impl Ledger {
         });
     }
 
-    pub fn received(&self, resources: usize, bytes: usize) {
+    pub fn received(&self, response: &DeltaDiscoveryResponse) {
+        let (resources, gone) = (&response.resources, &response.removed_resources);
+        let bytes = resources.iter().map(Message::encoded_len);
+        let resource_bytes = bytes.sum::<usize>() + gone.iter().map(String::len).sum::<usize>();
         self.write(|books| {
             books.received.responses += 1;
-            books.received.resources += resources as u64;
-            books.received.bytes += bytes as u64;
+            books.received.resources += (resources.len() + gone.len()) as u64;
+            books.received.bytes += response.encoded_len() as u64;
+            books.received.resource_bytes += resource_bytes as u64;
         });
     }
 

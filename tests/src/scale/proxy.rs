@@ -8,7 +8,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message as _;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -207,8 +206,7 @@ impl Proxy {
     }
 
     fn receive(&mut self, response: DeltaDiscoveryResponse) {
-        let count = response.resources.len() + response.removed_resources.len();
-        self.ledger.received(count, response.encoded_len());
+        self.ledger.received(&response);
         let Some(kind) = Kind::of_type_url(&response.type_url) else {
             return self.mistake(format!("told of a type {}", response.type_url));
         };

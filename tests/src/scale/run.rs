@@ -243,8 +243,12 @@ impl<'a, T: Teller> Run<'a, T> {
         let standing = self.until("every change at everybody", |of| of.pending == 0)?;
         self.settle()?;
         figures.changes = self.ledger.took();
-        let bytes = standing.received.bytes - before.bytes;
-        figures.bytes_per_proxy_per_change = bytes as f64 / concerned.max(1) as f64;
+        let (received, concerned) = (standing.received, concerned.max(1) as f64);
+        let each = |now: u64, before: u64| (now - before) as f64 / concerned;
+        figures.bytes_per_proxy_per_change = each(received.bytes, before.bytes);
+        figures.resource_bytes_per_proxy_per_change =
+            each(received.resource_bytes, before.resource_bytes);
+        figures.resources_per_proxy_per_change = each(received.resources, before.resources);
         figures.change_cpu =
             (self.controller.cpu() - cpu) / u32::try_from(changes.max(1)).unwrap_or(1);
         self.teller.said(&format!(
