@@ -36,6 +36,18 @@ fn findings(checked: &Value, mark: &str) -> Vec<String> {
         .collect()
 }
 
+/// Waits until a command succeeds and says all that: at any moment a proxy may be behind for as
+/// long as an answer takes.
+#[track_caller]
+fn becomes(command: impl Fn() -> Command, parts: &[&str]) {
+    eventually_within(PATIENCE, &format!("{parts:?}"), || {
+        let said = ended(&mut command());
+        println!("{}", said.all());
+        let has_all = parts.iter().all(|part| said.all().contains(part));
+        (said.code == Some(0) && has_all).then_some(())
+    });
+}
+
 /// The one pod of an application.
 fn pod(space: &Namespace, app: &str) -> String {
     let name = "jsonpath={.items[0].metadata.name}";
@@ -53,15 +65,7 @@ fn a_mesh_in_a_cluster_is_seen_through_its_api_server() {
     space.rolled_out("web");
     space.rolled_out("chat");
     space.apply(&storm::customer(600));
-    let ready = [
-        "wait",
-        "--for=condition=Ready",
-        "pod",
-        "-l",
-        "app=customer",
-        "--timeout=60s",
-    ];
-    space.kubectl(&ready);
+    space.pod_ready("app=customer");
     let (web, customer) = (pod(&space, "web"), pod(&space, "customer"));
     let weft = |arguments: &[&str]| with(&cluster.kubeconfig, arguments);
 
@@ -81,11 +85,16 @@ fn a_mesh_in_a_cluster_is_seen_through_its_api_server() {
     let own = own.unwrap_or_else(|| panic!("{name} is not there: {status:#}"));
     let controller = own["controller"].as_str().unwrap_or_default();
     assert!(controller.starts_with("weft-controller-"), "{own:#}");
-    ended(&mut weft(&["status", "-k"])).is(0, &[&name, "in sync", "All is well."]);
+    let status = || weft(&["status", "-k"]);
+    becomes(status, &[&name, "in sync", "All is well."]);
 
-    let checked = json_of(weft(&["check", "-k", "-o", "json"]));
-    assert_eq!(findings(&checked, "wrong"), Vec::<String>::new());
-    ended(&mut weft(&["check", "-k"])).is(0, &["is injected (dry run)", "writes statuses"]);
+    eventually_within(PATIENCE, "nothing wrong", || {
+        let checked = json_of(weft(&["check", "-k", "-o", "json"]));
+        println!("{checked:#}");
+        findings(&checked, "wrong").is_empty().then_some(())
+    });
+    let check = || weft(&["check", "-k"]);
+    becomes(check, &["is injected (dry run)", "writes statuses"]);
 
     let top = json_of(weft(&["top", "-k", "--once", "-o", "json"]));
     let service = format!("{}/web:80", space.name);

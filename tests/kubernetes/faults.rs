@@ -16,14 +16,7 @@ fn store(cluster: &Cluster, subject: &str) -> Namespace {
     namespace.rolled_out("web");
     namespace.rolled_out("chat");
     namespace.apply(&storm::customer(SECONDS));
-    namespace.kubectl(&[
-        "wait",
-        "--for=condition=Ready",
-        "pod",
-        "-l",
-        "app=customer",
-        "--timeout=60s",
-    ]);
+    namespace.pod_ready("app=customer");
     eventually_within(PATIENCE, "the customer sends", || {
         let log = namespace.kubectl(&["logs", "job/customer", "-c", "customer"]);
         log.contains("lost/sent").then_some(())

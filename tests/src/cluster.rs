@@ -10,13 +10,17 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::stepping_aside;
+use crate::{eventually_within, stepping_aside};
 
 /// The kubeconfig, the state folder and the built programs, as `cluster env` prints them.
 const VARIABLES: [&str; 3] = ["KUBECONFIG", "WEFT_CLUSTER", "WEFT_CLUSTER_BIN"];
+
+/// How long a cluster's own controllers may take to make an object that follows from another.
+const FOLLOWS_MAX: Duration = Duration::from_secs(60);
 
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
@@ -216,10 +220,31 @@ impl Cluster {
             let _ = writeln!(manifest, "    {label}: \"{value}\"");
         }
         self.apply(&manifest);
-        Namespace {
+        let namespace = Namespace {
             cluster: self.clone(),
             name,
-        }
+        };
+        // A pod that no controller makes is refused, and not tried again, before there is its account.
+        let account = ["-n", &namespace.name, "get", "serviceaccount", "default"];
+        eventually_within(FOLLOWS_MAX, "the namespace's account", || {
+            self.try_kubectl(&account).status.success().then_some(())
+        });
+        namespace
+    }
+
+    /// Waits until the pods with this label (`app=a`) are ready, of which there is one at least.
+    ///
+    /// # Panics
+    /// If none is within some minutes.
+    #[track_caller]
+    pub fn pod_ready(&self, namespace: &str, label: &str) {
+        // Of what is not there yet, kubectl says so and waits no longer.
+        let exists = ["-n", namespace, "get", "pods", "-l", label, "-o", "name"];
+        eventually_within(FOLLOWS_MAX, "a pod being made", || {
+            (!self.kubectl(&exists).trim().is_empty()).then_some(())
+        });
+        let ready = ["wait", "--for=condition=Ready", "pod", "-l", label];
+        self.kubectl(&[&["-n", namespace], &ready[..], &["--timeout=120s"]].concat());
     }
 
     /// What a failed test wants to see of a namespace.
@@ -253,6 +278,12 @@ impl Namespace {
     pub fn apply(&self, manifests: &str) {
         self.cluster
             .apply(&manifests.replace("NAMESPACE", &self.name));
+    }
+
+    /// Waits until a pod with this label (`app=a`) is ready; see [`Cluster::pod_ready`].
+    #[track_caller]
+    pub fn pod_ready(&self, label: &str) {
+        self.cluster.pod_ready(&self.name, label);
     }
 
     /// Waits until a Deployment's rollout is done.

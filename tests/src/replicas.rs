@@ -174,6 +174,20 @@ fn replicas(cluster: &Cluster) -> Vec<Replica> {
     pods.filter_map(replica).collect()
 }
 
+/// The pods of the cluster that run with a sidecar.
+fn sidecars(cluster: &Cluster) -> u64 {
+    let pods = cluster.get(&["pods", "-A"]);
+    let runs = |pod: &&Value| {
+        let mut containers = pod["spec"]["initContainers"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        pod["status"]["phase"] == "Running" && containers.any(|of| of["name"] == "weft-proxy")
+    };
+    let pods = pods["items"].as_array().into_iter().flatten();
+    pods.filter(runs).count() as u64
+}
+
 fn container_of(status: &Value) -> Option<String> {
     let id = status["containerID"].as_str()?;
     id.strip_prefix("containerd://").map(str::to_owned)
@@ -213,9 +227,7 @@ impl Store<'_> {
         does: &mut dyn FnMut(&mut Self) -> Healed,
     ) -> Row {
         self.space.apply(&storm::customer(SECONDS_MAX));
-        let ready = ["wait", "--for=condition=Ready", "pod", "-l", "app=customer"];
-        self.space
-            .kubectl(&[&ready[..], &["--timeout=60s"]].concat());
+        self.space.pod_ready("app=customer");
         self.until("the customer sends", |store| {
             let log = store
                 .space
@@ -230,7 +242,9 @@ impl Store<'_> {
         let customer = self.customer();
         assert!(self.cluster.signal(&customer, "SIGTERM"), "no {customer}");
         let lanes = storm::lanes(&self.space);
-        self.space.kubectl(&["delete", "job", "customer"]);
+        // With its pod, which the next one's would be taken for.
+        self.space
+            .kubectl(&["delete", "job", "customer", "--cascade=foreground"]);
         let row = Row {
             fault,
             lanes,
@@ -265,8 +279,29 @@ impl Store<'_> {
         let died = Instant::now();
         assert!(self.cluster.kill(&replica.container));
         // It is started again within a second: what it answers then is another's word.
-        self.until("it is dead", |_| metrics(&replica).is_none().then_some(()));
+        self.until("it is dead", |store| {
+            let is_silent = metrics(&replica).is_none();
+            (is_silent || store.is_another(&replica)).then_some(())
+        });
         died
+    }
+
+    /// Whether the replica's pod has another container by now.
+    fn is_another(&self, replica: &Replica) -> bool {
+        let pod = self.cluster.get(&["-n", NAMESPACE, "pod", &replica.name]);
+        let now = container_of(&pod["status"]["containerStatuses"][0]);
+        now.is_some_and(|now| now != replica.container)
+    }
+
+    /// How many proxies there are, which are connected all: once each. One that goes back to its first
+    /// choice is at two for a moment, and who leaves is there until it has left.
+    fn connected(&self) -> u64 {
+        self.until("every sidecar connected once", |store| {
+            let count = sidecars(store.cluster);
+            let standing = standing(&store.replicas);
+            (standing.answering == store.replicas.len() && standing.total() == count)
+                .then_some(count)
+        })
     }
 
     /// A route that nobody has written a status of yet.
@@ -290,6 +325,7 @@ impl Store<'_> {
     }
 
     fn leader(&mut self) -> Healed {
+        let count = self.connected();
         let before = standing(&self.replicas);
         let leader = self
             .replicas
@@ -297,7 +333,7 @@ impl Store<'_> {
             .find(|of| before.leaders.contains(&of.name));
         let leader = leader.expect("one leads").clone();
         let begun = self.kill(&leader);
-        let proxies = self.settled(before.total(), begun);
+        let proxies = self.settled(count, begun);
         let route = self.route();
         self.until("a status", |store| store.is_told(&route));
         vec![proxies, ("statuses".to_owned(), begun.elapsed())]
@@ -314,9 +350,9 @@ impl Store<'_> {
     fn each(&mut self) -> Healed {
         let mut healed = Vec::new();
         for replica in self.replicas.clone() {
-            let before = standing(&self.replicas);
+            let count = self.connected();
             let begun = self.kill(&replica);
-            let (what, after) = self.settled(before.total(), begun);
+            let (what, after) = self.settled(count, begun);
             healed.push((what, after));
             self.until("it is ready again", |store| {
                 let all = replicas(store.cluster);
@@ -327,6 +363,7 @@ impl Store<'_> {
     }
 
     fn api_server(&mut self, down: Duration) -> Healed {
+        let count = self.connected();
         let before = standing(&self.replicas);
         cluster_does(self.cluster, "crash");
         self.until("every replica says that it cannot watch", |store| {
@@ -334,8 +371,9 @@ impl Store<'_> {
             (standing.broken >= store.replicas.len() as u64).then_some(())
         });
         sleep(down);
-        let meanwhile = standing(&self.replicas);
-        assert_eq!(meanwhile.total(), before.total(), "proxies stay connected");
+        self.until("proxies stay connected", |store| {
+            (standing(&store.replicas).total() == count).then_some(())
+        });
         let begun = Instant::now();
         cluster_does(self.cluster, "revive");
         let mut healed = vec![("API server".to_owned(), begun.elapsed())];
@@ -354,7 +392,7 @@ impl Store<'_> {
                 .iter()
                 .zip(&before.routes)
                 .all(|(now, then)| now > then);
-            (has_it && standing.is_settled(before.total())).then_some(())
+            (has_it && standing.is_settled(count)).then_some(())
         });
         healed.push(("a change".to_owned(), begun.elapsed()));
         self.until("a status", |store| store.is_told(&route));
@@ -363,7 +401,7 @@ impl Store<'_> {
     }
 
     fn all(&mut self, away: Duration) -> Healed {
-        let before = standing(&self.replicas);
+        let proxies = self.connected();
         let killed = Instant::now();
         for replica in self.replicas.clone() {
             let _died = self.kill(&replica);
@@ -388,7 +426,7 @@ impl Store<'_> {
             Some(replicas(store.cluster)).filter(|of| of.len() == count)
         });
         let mut healed = vec![("controllers".to_owned(), begun.elapsed())];
-        healed.push(self.settled(before.total() - 1, begun));
+        healed.push(self.settled(proxies - 1, begun));
         let route = self.route();
         self.until("a status", |store| store.is_told(&route));
         healed.push(("statuses".to_owned(), begun.elapsed()));

@@ -178,14 +178,7 @@ pub fn blow(namespace: &Namespace, kind: OnTerm) -> Vec<Lane> {
     namespace.rolled_out("web");
     namespace.rolled_out("chat");
     namespace.apply(&customer(SECONDS));
-    namespace.kubectl(&[
-        "wait",
-        "--for=condition=Ready",
-        "pod",
-        "-l",
-        "app=customer",
-        "--timeout=60s",
-    ]);
+    namespace.pod_ready("app=customer");
     let begun = Instant::now();
     sleep(REST);
     for _ in 0..2 {

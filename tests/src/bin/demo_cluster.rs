@@ -61,14 +61,7 @@ impl Demo {
             },
         );
         self.cluster.apply(&customer());
-        self.store(&[
-            "wait",
-            "--for=condition=Ready",
-            "pod",
-            "-l",
-            "app=customer",
-            "--timeout=60s",
-        ]);
+        self.cluster.pod_ready(STORE, "app=customer");
         self.begin();
         for time in ["first", "second"] {
             self.act(&format!("the {time} rollout of all four services"), || {
