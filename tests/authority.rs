@@ -436,8 +436,14 @@ fn the_api_server_is_told_by_which_roots_it_knows_the_webhook_whoever_else_write
             .expect("it opens");
         let told = async {
             let becomes = async |roots: String| {
+                // kubectl must not hold up the one who is to write.
+                let bundles = async || {
+                    let (cluster, name) = (cluster.clone(), name.to_owned());
+                    let look = tokio::task::spawn_blocking(move || bundles(&cluster, &name));
+                    look.await.expect("it does not panic")
+                };
                 let look = async {
-                    while bundles(&cluster, name) != [roots.clone(), roots.clone()] {
+                    while bundles().await != [roots.clone(), roots.clone()] {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                 };

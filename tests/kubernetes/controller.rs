@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Once, OnceLock};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use weft_tests::cluster::Cluster;
 use weft_tests::curl::curl;
-use weft_tests::eventually;
 use weft_tests::process::Program;
 use weft_tests::proxy::built;
+use weft_tests::{PATIENCE, eventually_within};
 
 static INSTALLED: Once = Once::new();
 
@@ -89,7 +90,12 @@ impl Controller {
 
     /// Where proxies are served, once they are.
     pub fn ready(&self) -> String {
-        eventually("a controller that is ready", || {
+        self.ready_within(PATIENCE)
+    }
+
+    /// The same with a patience of the caller's.
+    pub fn ready_within(&self, patience: Duration) -> String {
+        eventually_within(patience, "a controller that is ready", || {
             let text = std::fs::read(self.folder.path().join("ready.json")).ok()?;
             let ready: Value = serde_json::from_slice(&text).ok()?;
             ready["listen"].as_str().map(str::to_owned)

@@ -17,6 +17,7 @@ fn good_policies_are_admitted_and_bad_ones_are_refused_by_field() {
     let Some(cluster) = connect() else {
         return;
     };
+    let _shared = super::shared();
     let namespace = cluster.namespace("definitions", &[]);
     let count = Cell::new(0);
     let apply = |kind: &str, spec: &str| {
@@ -113,6 +114,7 @@ fn kubectl_knows_their_short_names_columns_and_fields() {
     let Some(cluster) = connect() else {
         return;
     };
+    let _shared = super::shared();
     let namespace = cluster.namespace("columns", &[]);
     let policy = policy("WorkloadPolicy", "{mtls: strict}");
     cluster.apply(&policy.replace(

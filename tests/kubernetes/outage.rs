@@ -150,6 +150,7 @@ fn an_api_server_that_is_gone_or_in_trouble_costs_nothing_that_is_known() {
     let Some(cluster) = Cluster::connect() else {
         return;
     };
+    let _shared = super::shared();
     install(&cluster);
     let space = cluster.namespace("outage", &[]);
     let service = |name: &str| {
@@ -172,7 +173,8 @@ fn an_api_server_that_is_gone_or_in_trouble_costs_nothing_that_is_known() {
     });
     assert_eq!(controller.page("/live"), "ok\n");
     road.open(&cluster);
-    controller.ready();
+    // All kinds are listed first, and each lets ever more time pass before it tries again.
+    controller.ready_within(BACK_OFF);
     assert_eq!(controller.page("/ready"), "ok\n");
     let is_there = |name: &str| knows(&controller, &space.name, name);
     eventually("what there is", || is_there("stays").filter(|there| *there));
@@ -257,6 +259,18 @@ fn who_alone_has_lost_the_api_server_is_left_for_a_controller_that_has_not() {
     load.stop().none_lost();
 }
 
+/// Gateway API's definitions, which are there again when it is dropped.
+struct Definitions<'a>(&'a Cluster);
+
+impl Drop for Definitions<'_> {
+    fn drop(&mut self) {
+        let folder = self.0.gateway_definitions("experimental");
+        let folder = folder.to_str().unwrap_or_default();
+        let apply = ["apply", "--server-side", "--force-conflicts", "-f", folder];
+        let _back = self.0.try_kubectl(&apply);
+    }
+}
+
 #[test]
 fn a_kind_comes_on_when_it_is_installed_and_goes_with_its_definition() {
     let Some(cluster) = Cluster::connect() else {
@@ -271,11 +285,14 @@ fn a_kind_comes_on_when_it_is_installed_and_goes_with_its_definition() {
         "tlsroutes.gateway.networking.k8s.io",
         "--ignore-not-found",
     ];
+    let _back = Definitions(&cluster);
     cluster.kubectl(&remove);
     let space = cluster.namespace("installed", &[]);
     let controller = Controller::start(&cluster.kubeconfig, &space.name, "controller");
     controller.ready();
-    assert_eq!(state(&controller, "TLSRoute"), "absent");
+    eventually("it is seen to be absent", || {
+        (state(&controller, "TLSRoute") == "absent").then_some(())
+    });
     let installed = "weft_controller_watch_installed{kind=\"TLSRoute\"}";
     assert_eq!(controller.metric(installed), Some(0.0));
     cluster.install_gateway_api("experimental");

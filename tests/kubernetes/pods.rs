@@ -160,7 +160,7 @@ spec:
         ports: [{name: http, containerPort: 8080}, {name: grpc, containerPort: 9090}]
         startupProbe: {tcpSocket: {port: http}, periodSeconds: 1}
         readinessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 1}
-        livenessProbe: {grpc: {port: 9090}, periodSeconds: 1, failureThreshold: 2}
+        livenessProbe: {grpc: {port: 9090}, periodSeconds: 1, failureThreshold: 2, timeoutSeconds: 5}
 ---
 apiVersion: v1
 kind: Service

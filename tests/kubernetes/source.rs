@@ -215,6 +215,7 @@ fn an_api_server_with_them_makes_the_same_mesh() {
     let Some(cluster) = Cluster::connect() else {
         return;
     };
+    let _shared = super::shared();
     let rows = rows();
     for (name, zone) in NODES {
         cluster.apply(&node(name, zone).to_string());

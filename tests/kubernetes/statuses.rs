@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use weft_tests::cluster::{Cluster, Namespace};
-use weft_tests::eventually;
 use weft_tests::install::Away;
 use weft_tests::process::Signal;
+use weft_tests::{PATIENCE, eventually, eventually_within};
 
 use crate::controller::{Controller, install};
 
@@ -353,7 +353,10 @@ fn one_of_several_writes_and_the_next_takes_over() {
     first.program.signal(Signal::TERM);
     first.program.ended();
     assert_ne!(holder(&cluster, &space), "first", "it is given up");
-    eventually("the second leads", || leads(&second).then_some(()));
+    // It looks every five seconds.
+    eventually_within(2 * PATIENCE, "the second leads", || {
+        leads(&second).then_some(())
+    });
     let patch = json!({"spec": {"rules": [{"backendRefs": [{"name": "nobody", "port": 80}]}]}});
     space.kubectl(&[
         "patch",
