@@ -3,6 +3,7 @@
 //! replicas would vanish at once.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use weft_config::staleness;
 use weft_config::status::{WatchState, WatchStatus};
@@ -12,15 +13,15 @@ use super::hub::{Hub, seconds_now};
 use super::stream::Session;
 use crate::index::Type;
 
-/// Seconds that a watch is broken before it counts; and that all are well before it does so no more, lest
+/// How long a watch is broken before it counts; and all are well before it does so no more, lest
 /// proxies move back and forth.
-const BROKEN_MAX: u64 = 30;
-const WELL_MIN: u64 = 30;
+const BROKEN_MAX: Duration = Duration::from_secs(30);
+const WELL_MIN: Duration = Duration::from_secs(30);
 
 /// `was`: what it has been until now. `now`: seconds since the Unix epoch, as in `watches`.
 fn is_stale(watches: &[WatchStatus], was: bool, now: u64) -> bool {
     watches.iter().any(|watch| {
-        let lasts = now.saturating_sub(watch.since);
+        let lasts = Duration::from_secs(now.saturating_sub(watch.since));
         match watch.state {
             WatchState::Broken => was || lasts >= BROKEN_MAX,
             WatchState::Watching => was && lasts < WELL_MIN,
@@ -45,7 +46,7 @@ impl Hub {
         drop(state);
         match is {
             true => tracing::warn!(
-                "watches are broken for {BROKEN_MAX} s: proxies are told to look for another controller"
+                "watches are broken for {BROKEN_MAX:?}: proxies are told to look for another controller"
             ),
             false => tracing::info!("all watches are well again; proxies are told"),
         }
