@@ -216,6 +216,7 @@ fn told(host: &Host) -> u64 {
 #[test]
 fn a_workload_that_dials_the_whole_mesh_is_told_of_all_of_it() {
     const SERVICES: usize = 2000;
+    const BURST: usize = 500;
     const FURTHER: usize = 10;
     let Some(shop) = Shop::open("burst") else {
         return;
@@ -239,7 +240,11 @@ fn a_workload_that_dials_the_whole_mesh_is_told_of_all_of_it() {
         let read = two.within(|| figure(shop.mesh.admin, slices));
         (read? > SERVICES as f64).then_some(())
     });
-    assert_eq!(dial(one, 0..SERVICES), SERVICES);
+    // Each burst is many times what a stream takes at once, and small beside what a debug build on a
+    // busy machine answers within the time that a connection waits.
+    for from in (0..SERVICES).step_by(BURST) {
+        assert_eq!(dial(one, from..from + BURST), BURST, "from {from}");
+    }
     let unknown = |result| {
         let labels = [("result", result)];
         counted(
