@@ -18,8 +18,10 @@ use crate::api::{
     Spec, TrafficPolicy, mesh,
 };
 
-/// Documents of a file.
+/// Documents of a file, and values, maps and lists in them; one that has more is not read. An
+/// alias counts as what it stands for.
 const DOCUMENTS_MAX: usize = 50_000;
+const NODES_MAX: usize = 2_000_000;
 
 #[derive(Debug, Default)]
 pub struct Parsed {
@@ -30,7 +32,14 @@ pub struct Parsed {
 /// Reads the documents of a file.
 pub fn parse(file: &str, text: &str) -> Parsed {
     let mut parsed = Parsed::default();
-    let documents = match serde_saphyr::from_multiple::<Value>(text) {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_documents: DOCUMENTS_MAX,
+            max_nodes: NODES_MAX,
+            max_events: 2 * NODES_MAX,
+        },
+    };
+    let documents = match serde_saphyr::from_multiple_with_options::<Value>(text, options) {
         Ok(documents) => documents,
         Err(error) => {
             parsed.errors.push(SourceError {
@@ -41,7 +50,7 @@ pub fn parse(file: &str, text: &str) -> Parsed {
             return parsed;
         }
     };
-    for (index, document) in documents.into_iter().take(DOCUMENTS_MAX).enumerate() {
+    for (index, document) in documents.into_iter().enumerate() {
         let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
         let items = match document {
             Value::Null => continue,
@@ -441,6 +450,28 @@ mod tests {
             assert_eq!(error.field, field, "{error:?}");
             assert!(error.message.contains(problem), "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_file_has_as_many_documents_as_the_page_says() {
+        let one = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
+        let parsed = parse("x.yaml", &one.repeat(DOCUMENTS_MAX));
+        assert_eq!(
+            (parsed.objects.len(), parsed.errors.len()),
+            (DOCUMENTS_MAX, 0)
+        );
+        let parsed = parse("x.yaml", &one.repeat(DOCUMENTS_MAX + 1));
+        assert!(parsed.objects.is_empty());
+        let problem = &parsed.errors[0].message;
+        assert!(problem.contains("documents"), "{problem}");
+        // Each line stands for ten times the one before.
+        let lines = (0..9).map(|number| {
+            let ten = vec![format!("*a{number}"); 10].join(", ");
+            format!("a{}: &a{} [{ten}]\n", number + 1, number + 1)
+        });
+        let laughs = format!("a0: &a0 [x]\n{}", lines.collect::<String>());
+        let parsed = parse("x.yaml", &laughs);
+        assert_eq!(parsed.errors.len(), 1, "{parsed:?}");
     }
 
     #[test]
