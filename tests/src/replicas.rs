@@ -132,6 +132,7 @@ struct Store<'a> {
 /// If something never heals.
 #[must_use]
 pub fn run(cluster: &Cluster, extent: Extent, only: &[String]) -> Vec<Row> {
+    cluster.install_gateway_api("experimental");
     let space = cluster.namespace("replicas", &[("weft.dev/inject", "enabled")]);
     space.apply(&storm::manifests(OnTerm::Exits));
     space.rolled_out("web");
