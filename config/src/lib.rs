@@ -27,6 +27,7 @@ pub mod explain;
 pub mod file;
 pub mod filter;
 pub mod nearest;
+pub mod resource;
 pub mod select;
 pub mod snapshot;
 pub mod spiffe;

@@ -11,7 +11,7 @@ use weft_config::snapshot::Destination;
 use weft_config::wire;
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weft_proxy::logic::time::Nanos;
-use weft_proxy::mesh::store::{Effect, Interest, Kind, Store};
+use weft_proxy::mesh::store::{Effect, Interest, Store, Type};
 use weft_proxy::net::pool::FRESH;
 use weft_proxy::state::Runtime;
 
@@ -45,7 +45,7 @@ pub struct Proxy {
     /// Last moment without a stream.
     pub cut_at: Nanos,
     pub idle: Vec<Connection>,
-    unacknowledged: Vec<(Kind, String)>,
+    unacknowledged: Vec<(Type, String)>,
     pub rebuild_at: Option<Nanos>,
     changed: BTreeSet<String>,
     /// Services that have had endpoints here.
@@ -96,7 +96,7 @@ impl Proxy {
 
     /// Takes a response.
     pub fn receive(&mut self, response: &DeltaDiscoveryResponse, now: Nanos) {
-        let kind = Kind::of_type_url(&response.type_url).expect("it is one of ours");
+        let kind = Type::of_url(&response.type_url).expect("it is one of ours");
         let mut effect = Effect::default();
         for resource in &response.resources {
             let bytes = resource.resource.as_ref().map_or(&[][..], |any| &any.value);
@@ -154,8 +154,8 @@ impl Proxy {
 
     pub fn acknowledge(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let answered = std::mem::take(&mut self.unacknowledged).into_iter();
-        let request = |(kind, nonce): (Kind, String)| DeltaDiscoveryRequest {
-            type_url: kind.type_url(),
+        let request = |(kind, nonce): (Type, String)| DeltaDiscoveryRequest {
+            type_url: kind.url(),
             response_nonce: nonce,
             ..Default::default()
         };

@@ -25,7 +25,9 @@ fn is_stale(watches: &[WatchStatus], was: bool, now: u64) -> bool {
         match watch.state {
             WatchState::Broken => was || lasts >= BROKEN_MAX,
             WatchState::Watching => was && lasts < WELL_MIN,
-            WatchState::Listing | WatchState::Absent => false,
+            // Who lists again is not well yet.
+            WatchState::Listing => was,
+            WatchState::Absent => false,
         }
     })
 }
@@ -92,7 +94,7 @@ mod tests {
 
     #[test]
     fn it_takes_a_while_to_begin_and_to_end() {
-        use WatchState::{Absent, Broken, Watching};
+        use WatchState::{Absent, Broken, Listing, Watching};
         for (state, since, was, is) in [
             (Watching, 100, false, false),
             (Broken, 71, false, false),
@@ -101,6 +103,8 @@ mod tests {
             (Watching, 71, true, true),
             (Watching, 70, true, false),
             (Watching, 99, false, false),
+            (Listing, 0, true, true),
+            (Listing, 0, false, false),
             (Absent, 0, true, false),
         ] {
             let watches = [watch(Watching, 0), watch(state, since)];

@@ -19,7 +19,7 @@ use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
 use super::mark::Mark;
 use super::outgoing::{Outgoing, acknowledgement};
-use super::store::{Effect, Kind, Store};
+use super::store::{Effect, Store, Type};
 use super::stream::{self, Better, Opened};
 use super::{Backoff, Client, identity, leave};
 use crate::control;
@@ -50,7 +50,7 @@ struct Discovery {
     mark: Mark,
     waiting: Vec<(Subject, oneshot::Sender<Known>)>,
     /// Responses that are acknowledged once what they changed is in force.
-    unacknowledged: Vec<(Kind, Vec<String>, String, Refused)>,
+    unacknowledged: Vec<(Type, Vec<String>, String, Refused)>,
     rebuild_at: Option<Instant>,
     changed: BTreeSet<String>,
 }
@@ -221,7 +221,7 @@ impl Discovery {
                 // Another certificate: who rotates the root wants to know.
                 Ok(()) = credentials.changed() => {
                     outgoing.push(DeltaDiscoveryRequest {
-                        type_url: Kind::TrustBundle.type_url(),
+                        type_url: Type::TrustBundle.url(),
                         node: Some(self.node()),
                         ..Default::default()
                     });
@@ -256,7 +256,7 @@ impl Discovery {
     }
 
     fn receive(&mut self, response: DeltaDiscoveryResponse) {
-        let Some(kind) = Kind::of_type_url(&response.type_url) else {
+        let Some(kind) = Type::of_url(&response.type_url) else {
             tracing::warn!(type_url = %response.type_url, "the controller sent what we do not know; ignored");
             return;
         };
@@ -358,7 +358,7 @@ impl Discovery {
             told.refused.extend(refused.iter().cloned());
             outgoing.push(acknowledgement(kind, nonce, &refused));
         }
-        told.resources = Kind::ALL
+        told.resources = Type::ALL
             .into_iter()
             .map(|kind| (kind.name(), self.store.count(kind)))
             .collect();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use weft_config::xds::{DeltaDiscoveryRequest, Node, Status};
 
-use super::store::{Kind, Store};
+use super::store::{Store, Type};
 use super::stream::Requests;
 
 /// How long a controller may take to read. One that hears us at a pace of its own takes seconds.
@@ -81,7 +81,7 @@ impl Outgoing {
 
 /// The answer to a response, of which some resources may be refused.
 pub fn acknowledgement(
-    kind: Kind,
+    kind: Type,
     nonce: String,
     refused: &[(String, String)],
 ) -> DeltaDiscoveryRequest {
@@ -90,7 +90,7 @@ pub fn acknowledgement(
         .map(|(name, problem)| format!("{name}: {problem}"))
         .collect();
     DeltaDiscoveryRequest {
-        type_url: kind.type_url(),
+        type_url: kind.url(),
         response_nonce: nonce,
         error_detail: (!problems.is_empty()).then(|| Status {
             code: INVALID_ARGUMENT,

@@ -21,7 +21,8 @@ mod interest;
 
 use super::inbound;
 use super::resource::{add_route, alone, check, compile_endpoints, decode, stub};
-pub use interest::{Interest, Kind};
+pub use interest::Interest;
+pub use weft_config::resource::Type;
 
 /// Destinations at once; beyond it the longest unused are forgotten.
 pub const DESTINATIONS_MAX: usize = 10_000;
@@ -85,9 +86,9 @@ pub struct Store {
     /// Ports that no service names and somebody asked for, the oldest first.
     extra_ports: Vec<u16>,
     /// Of what is held, and of nothing else.
-    versions: HashMap<(Kind, String), String>,
+    versions: HashMap<(Type, String), String>,
     /// Names that are wanted anew, or no more, and that the stream has yet to be told of.
-    untold: BTreeSet<(Kind, String)>,
+    untold: BTreeSet<(Type, String)>,
 }
 
 impl Store {
@@ -113,7 +114,7 @@ impl Store {
         let name = destination.to_string();
         let untold = &mut self.untold;
         let wanted = self.destinations.entry(name).or_insert_with_key(|name| {
-            untold.insert((Kind::Destination, name.clone()));
+            untold.insert((Type::Destination, name.clone()));
             Wanted {
                 pinned,
                 told: Answer::Awaited,
@@ -135,7 +136,7 @@ impl Store {
             };
             let stays = wanted.pinned || !idle;
             if !stays {
-                let key = (Kind::Destination, name.clone());
+                let key = (Type::Destination, name.clone());
                 versions.remove(&key);
                 untold.insert(key);
             }
@@ -201,21 +202,21 @@ impl Store {
     }
 
     /// Every name of interest.
-    fn interest(&self) -> BTreeSet<(Kind, String)> {
+    fn interest(&self) -> BTreeSet<(Type, String)> {
         let own = [
-            (Kind::TrustBundle, self.domain.clone()),
-            (Kind::Workload, self.uid.clone()),
+            (Type::TrustBundle, self.domain.clone()),
+            (Type::Workload, self.uid.clone()),
         ];
         let services = self.services.keys().flat_map(|name| {
             [
-                (Kind::Service, name.clone()),
-                (Kind::Endpoints, name.clone()),
+                (Type::Service, name.clone()),
+                (Type::Endpoints, name.clone()),
             ]
         });
         let destinations = self
             .destinations
             .keys()
-            .map(|name| (Kind::Destination, name.clone()));
+            .map(|name| (Type::Destination, name.clone()));
         own.into_iter()
             .chain(services)
             .chain(destinations)
@@ -227,12 +228,12 @@ impl Store {
         self.untold = self.interest();
     }
 
-    fn wants(&self, kind: Kind, name: &str) -> bool {
+    fn wants(&self, kind: Type, name: &str) -> bool {
         match kind {
-            Kind::Destination => self.destinations.contains_key(name),
-            Kind::Service | Kind::Endpoints => self.services.contains_key(name),
-            Kind::Workload => self.uid == name,
-            Kind::TrustBundle => self.domain == name,
+            Type::Destination => self.destinations.contains_key(name),
+            Type::Service | Type::Endpoints => self.services.contains_key(name),
+            Type::Workload => self.uid == name,
+            Type::TrustBundle => self.domain == name,
         }
     }
 
@@ -241,7 +242,7 @@ impl Store {
     pub fn subscriptions(&mut self) -> Vec<Interest> {
         let untold = std::mem::take(&mut self.untold);
         let mut changes = Vec::new();
-        for kind in Kind::ALL {
+        for kind in Type::ALL {
             let names = untold.iter().filter(|(of, _)| *of == kind);
             let (add, drop): (Vec<_>, Vec<_>) = names
                 .map(|(_, name)| name.clone())
@@ -264,14 +265,14 @@ impl Store {
     }
 
     /// How many resources of a kind are held.
-    pub fn count(&self, kind: Kind) -> usize {
+    pub fn count(&self, kind: Type) -> usize {
         self.versions.keys().filter(|(of, _)| *of == kind).count()
     }
 
     /// Takes one resource of a response.
     pub fn set(
         &mut self,
-        kind: Kind,
+        kind: Type,
         name: &str,
         version: &str,
         bytes: &[u8],
@@ -292,24 +293,24 @@ impl Store {
 
     fn accept(
         &mut self,
-        kind: Kind,
+        kind: Type,
         name: &str,
         bytes: &[u8],
         effect: &mut Effect,
     ) -> Result<(), String> {
         match kind {
-            Kind::TrustBundle => {
+            Type::TrustBundle => {
                 let bundle: wire::TrustBundle = decode(bytes)?;
                 self.trust = Answer::Is(bundle);
                 effect.trust = true;
             }
-            Kind::Workload => {
+            Type::Workload => {
                 let workload: wire::Workload = decode(bytes)?;
                 check(&inbound::overlay(&workload, &self.application, &[]))?;
                 self.workload = Answer::Is(workload);
                 effect.rebuild = true;
             }
-            Kind::Service => {
+            Type::Service => {
                 let service: wire::Service = decode(bytes)?;
                 check(&wire::Config {
                     services: vec![service.clone()],
@@ -319,7 +320,7 @@ impl Store {
                 slot.service = Answer::Is(service);
                 effect.rebuild = true;
             }
-            Kind::Endpoints => {
+            Type::Endpoints => {
                 let endpoints: wire::Endpoints = decode(bytes)?;
                 compile_endpoints(&endpoints)?;
                 let slot = self.services.get_mut(name).ok_or("not asked for")?;
@@ -331,7 +332,7 @@ impl Store {
                 }
                 slot.endpoints = Answer::Is(endpoints);
             }
-            Kind::Destination => {
+            Type::Destination => {
                 let destination: wire::Destination = decode(bytes)?;
                 check(&alone(&destination)?)?;
                 let wanted = self.destinations.get_mut(name).ok_or("not asked for")?;
@@ -347,23 +348,23 @@ impl Store {
     }
 
     /// Takes the word that a resource is gone, or was never there.
-    pub fn remove(&mut self, kind: Kind, name: &str, effect: &mut Effect) {
+    pub fn remove(&mut self, kind: Type, name: &str, effect: &mut Effect) {
         self.versions.remove(&(kind, name.to_owned()));
         match kind {
             // Whom to trust is never taken back without a successor.
-            Kind::TrustBundle => return,
-            Kind::Workload => self.workload = Answer::Absent,
-            Kind::Service => {
+            Type::TrustBundle => return,
+            Type::Workload => self.workload = Answer::Absent,
+            Type::Service => {
                 if let Some(slot) = self.services.get_mut(name) {
                     slot.service = Answer::Absent;
                 }
             }
-            Kind::Endpoints => {
+            Type::Endpoints => {
                 if let Some(slot) = self.services.get_mut(name) {
                     slot.endpoints = Answer::Absent;
                 }
             }
-            Kind::Destination => {
+            Type::Destination => {
                 if let Some(wanted) = self.destinations.get_mut(name) {
                     wanted.told = Answer::Absent;
                     wanted.in_force = None;
@@ -385,7 +386,7 @@ impl Store {
         self.services.retain(|name, _| {
             let stays = needed.contains(name);
             if !stays {
-                for kind in [Kind::Service, Kind::Endpoints] {
+                for kind in [Type::Service, Type::Endpoints] {
                     let key = (kind, name.clone());
                     versions.remove(&key);
                     untold.insert(key);
@@ -454,7 +455,7 @@ impl Store {
 
 fn want_service(
     services: &mut BTreeMap<String, ServiceSlot>,
-    untold: &mut BTreeSet<(Kind, String)>,
+    untold: &mut BTreeSet<(Type, String)>,
     name: &str,
 ) {
     if services.contains_key(name) {
@@ -465,7 +466,7 @@ fn want_service(
         endpoints: Answer::Awaited,
     };
     services.insert(name.to_owned(), slot);
-    for kind in [Kind::Service, Kind::Endpoints] {
+    for kind in [Type::Service, Type::Endpoints] {
         untold.insert((kind, name.to_owned()));
     }
 }

@@ -21,7 +21,7 @@ use weft_config::wire;
 use weft_config::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 use weft_proxy::mesh::credentials::Credentials;
 use weft_proxy::mesh::link::{self, Link};
-use weft_proxy::mesh::store::{Effect, Kind, Store};
+use weft_proxy::mesh::store::{Effect, Store, Type};
 use weft_proxy::mesh::{Backoff, COALESCE, RECONNECT_MAX};
 use weft_proxy::net::tls::mesh::{Svid, Trust};
 use weft_proxy::services::workloads_client::WorkloadsClient;
@@ -56,10 +56,10 @@ pub struct Proxy {
     ledger: Arc<Ledger>,
     store: Store,
     /// All that it may be told.
-    own: BTreeSet<(Kind, String)>,
-    versions: HashMap<(Kind, String), String>,
+    own: BTreeSet<(Type, String)>,
+    versions: HashMap<(Type, String), String>,
     changed: BTreeSet<String>,
-    unacknowledged: Vec<(Kind, String, Refused)>,
+    unacknowledged: Vec<(Type, String, Refused)>,
     rebuild_at: Option<Instant>,
 }
 
@@ -74,15 +74,15 @@ impl Proxy {
         let identity = identity.map_err(|error| error.to_string())?;
         let mut store = Store::new(&workload.uid, DOMAIN, "127.0.0.1");
         let mut own = BTreeSet::from([
-            (Kind::TrustBundle, DOMAIN.to_owned()),
-            (Kind::Workload, workload.uid.clone()),
+            (Type::TrustBundle, DOMAIN.to_owned()),
+            (Type::Workload, workload.uid.clone()),
         ]);
         for (address, port) in &setting.dials {
             store.want(&Destination::Address(*address), true);
             own.extend([
-                (Kind::Destination, address.to_string()),
-                (Kind::Service, port.clone()),
-                (Kind::Endpoints, port.clone()),
+                (Type::Destination, address.to_string()),
+                (Type::Service, port.clone()),
+                (Type::Endpoints, port.clone()),
             ]);
         }
         Ok(Self {
@@ -207,7 +207,7 @@ impl Proxy {
 
     fn receive(&mut self, response: DeltaDiscoveryResponse) {
         self.ledger.received(&response);
-        let Some(kind) = Kind::of_type_url(&response.type_url) else {
+        let Some(kind) = Type::of_url(&response.type_url) else {
             return self.mistake(format!("told of a type {}", response.type_url));
         };
         let mut effect = Effect::default();
@@ -229,7 +229,7 @@ impl Proxy {
                 .get_or_insert_with(|| Instant::now() + COALESCE);
         }
         self.changed.extend(effect.endpoints);
-        if kind == Kind::Endpoints {
+        if kind == Type::Endpoints {
             let names = response.resources.into_iter().map(|of| of.name);
             self.changed.extend(names);
         }
@@ -238,7 +238,7 @@ impl Proxy {
     }
 
     /// Whether it uses what it is told of, and did not hold it already.
-    fn check(&mut self, kind: Kind, name: &str, version: Option<&str>) {
+    fn check(&mut self, kind: Type, name: &str, version: Option<&str>) {
         let key = (kind, name.to_owned());
         if !self.own.contains(&key) {
             self.mistake(format!("told of {kind:?} {name}, which it does not use"));
@@ -279,7 +279,7 @@ impl Proxy {
             let problems = refused.iter().map(|(name, why)| format!("{name}: {why}"));
             let message = problems.collect::<Vec<_>>().join("\n");
             let request = DeltaDiscoveryRequest {
-                type_url: kind.type_url(),
+                type_url: kind.url(),
                 response_nonce: nonce,
                 error_detail: (!message.is_empty()).then_some(Status { code: 3, message }),
                 ..DeltaDiscoveryRequest::default()

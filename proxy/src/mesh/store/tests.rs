@@ -32,7 +32,7 @@ fn endpoints(addresses: &[&str]) -> Vec<u8> {
     endpoints.encode_to_vec()
 }
 
-fn kinds(store: &mut Store) -> Vec<Kind> {
+fn kinds(store: &mut Store) -> Vec<Type> {
     let told = store.subscriptions();
     told.iter().map(|interest| interest.kind).collect()
 }
@@ -41,15 +41,15 @@ fn web() -> Destination {
     Destination::parse("10.0.0.1:80").unwrap()
 }
 
-fn set(store: &mut Store, kind: Kind, name: &str, bytes: &[u8]) -> Effect {
+fn set(store: &mut Store, kind: Type, name: &str, bytes: &[u8]) -> Effect {
     let mut effect = Effect::default();
     store.set(kind, name, "1", bytes, &mut effect);
     effect
 }
 
 fn learn(store: &mut Store, name: &str, addresses: &[&str]) {
-    set(store, Kind::Service, name, &stub(name).encode_to_vec());
-    set(store, Kind::Endpoints, name, &endpoints(addresses));
+    set(store, Type::Service, name, &stub(name).encode_to_vec());
+    set(store, Type::Endpoints, name, &endpoints(addresses));
 }
 
 /// A store that knows the destination with service `a`.
@@ -58,7 +58,7 @@ fn known() -> Store {
     store.want(&web(), false);
     set(
         &mut store,
-        Kind::Destination,
+        Type::Destination,
         "10.0.0.1:80",
         &destination(&["a"]),
     );
@@ -75,18 +75,18 @@ fn a_destination_waits_for_all_that_it_names() {
     let asked = kinds(&mut store);
     assert_eq!(
         asked,
-        [Kind::TrustBundle, Kind::Workload, Kind::Destination]
+        [Type::TrustBundle, Type::Workload, Type::Destination]
     );
     let effect = set(
         &mut store,
-        Kind::Destination,
+        Type::Destination,
         "10.0.0.1:80",
         &destination(&["a"]),
     );
     assert!(effect.rebuild);
     assert!(store.overlay().listeners.is_empty());
     let asked = kinds(&mut store);
-    assert_eq!(asked, [Kind::Endpoints, Kind::Service]);
+    assert_eq!(asked, [Type::Endpoints, Type::Service]);
     assert_eq!(store.knows(&web()), None);
     learn(&mut store, "a", &["10.1.0.1:80"]);
     let overlay = store.overlay();
@@ -99,7 +99,7 @@ fn what_is_in_force_stays_until_its_successor_is_whole() {
     let mut store = known();
     set(
         &mut store,
-        Kind::Destination,
+        Type::Destination,
         "10.0.0.1:80",
         &destination(&["b"]),
     );
@@ -115,7 +115,7 @@ fn endpoints_alone_need_no_rebuild() {
     let mut store = known();
     let effect = set(
         &mut store,
-        Kind::Endpoints,
+        Type::Endpoints,
         "a",
         &endpoints(&["10.1.0.7:80"]),
     );
@@ -131,10 +131,10 @@ fn endpoints_alone_need_no_rebuild() {
 fn what_cannot_be_used_is_refused_and_changes_nothing() {
     let mut store = known();
     for (kind, name, bytes) in [
-        (Kind::Endpoints, "a", endpoints(&["nonsense"])),
-        (Kind::Destination, "10.0.0.1:80", vec![0xff; 7]),
+        (Type::Endpoints, "a", endpoints(&["nonsense"])),
+        (Type::Destination, "10.0.0.1:80", vec![0xff; 7]),
         (
-            Kind::Destination,
+            Type::Destination,
             "10.0.0.1:80",
             wire::Destination::default().encode_to_vec(),
         ),
@@ -153,11 +153,11 @@ fn what_cannot_be_used_is_refused_and_changes_nothing() {
 fn a_stranger_may_become_known() {
     let mut store = Store::new("uid", "td", "10.0.0.9");
     store.want(&web(), false);
-    store.remove(Kind::Destination, "10.0.0.1:80", &mut Effect::default());
+    store.remove(Type::Destination, "10.0.0.1:80", &mut Effect::default());
     assert_eq!(store.knows(&web()), Some(false));
     set(
         &mut store,
-        Kind::Destination,
+        Type::Destination,
         "10.0.0.1:80",
         &destination(&["a"]),
     );
@@ -173,7 +173,7 @@ fn a_new_stream_is_told_everything_with_its_version() {
     store.reconnected();
     let told = store.subscriptions();
     assert_eq!(told.len(), 5);
-    let services = told.iter().find(|of| of.kind == Kind::Service).unwrap();
+    let services = told.iter().find(|of| of.kind == Type::Service).unwrap();
     assert_eq!(services.versions["a"], "1");
 }
 
@@ -188,7 +188,7 @@ fn what_nobody_uses_is_forgotten_with_its_services() {
         .map(|interest| interest.drop.len())
         .sum();
     assert_eq!(dropped, 3);
-    assert_eq!(store.count(Kind::Service), 0);
+    assert_eq!(store.count(Type::Service), 0);
 }
 
 #[test]
@@ -215,14 +215,14 @@ fn a_new_destination_costs_the_same_however_much_is_held() {
         store.want(&Destination::parse(&address).unwrap(), false);
         let mut told = store.subscriptions();
         let bytes = destination(&[&service]);
-        set(&mut store, Kind::Destination, &address, &bytes);
+        set(&mut store, Type::Destination, &address, &bytes);
         told.extend(store.subscriptions());
         learn(&mut store, &service, &["10.1.0.1:80"]);
         let names = told.iter().map(|of| of.add.len() + of.versions.len());
         cost.push(names.sum::<usize>());
     }
     store.overlay();
-    assert_eq!(store.count(Kind::Service), 1001);
+    assert_eq!(store.count(Type::Service), 1001);
     // The first has the two that are always wanted beside it.
     assert_eq!(cost[0], 5);
     assert!(cost[1..].iter().all(|cost| *cost == 3), "{cost:?}");
@@ -250,7 +250,7 @@ fn what_is_given_up_and_wanted_again_is_asked_for_anew() {
     assert!(store.forget(|_| true));
     store.want(&web(), false);
     let told = store.subscriptions();
-    let again = told.iter().find(|of| of.kind == Kind::Destination).unwrap();
+    let again = told.iter().find(|of| of.kind == Type::Destination).unwrap();
     assert_eq!(again.add, ["10.0.0.1:80"]);
     assert!(again.versions.is_empty(), "{again:?}");
     // The same between two streams.
@@ -261,10 +261,10 @@ fn what_is_given_up_and_wanted_again_is_asked_for_anew() {
     store.want(&web(), false);
     let bytes = destination(&["a"]);
     let mut effect = Effect::default();
-    store.set(Kind::Destination, "10.0.0.1:80", "1", &bytes, &mut effect);
+    store.set(Type::Destination, "10.0.0.1:80", "1", &bytes, &mut effect);
     for interest in store.subscriptions() {
         assert!(
-            interest.versions.is_empty() || interest.kind == Kind::Destination,
+            interest.versions.is_empty() || interest.kind == Type::Destination,
             "{interest:?}"
         );
     }
